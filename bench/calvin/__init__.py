@@ -1,0 +1,1 @@
+"""The CALVIN world: table, robot, cameras, tasks, chains and experts."""

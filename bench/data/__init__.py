@@ -1,0 +1,1 @@
+"""Data sets in and out: readers, writers, overlays, clips."""

@@ -1,0 +1,1 @@
+"""From chain results and videos to numbers with intervals."""

@@ -1,0 +1,1 @@
+"""Chains rolled out in parallel, one ledger row per chain."""

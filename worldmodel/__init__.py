@@ -1,0 +1,1 @@
+"""Wrist-view generation from anchor views; knows neither the harness nor the policies."""
