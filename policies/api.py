@@ -76,7 +76,7 @@ class Observation:
         for name, image in self.views.items():
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise PolicyError(
-                    f"view {name!r}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}; convert it before acting"
+                    f"view {name!r}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}; convert it first"
                 )
         if self.proprio is not None and self.proprio.shape != (PROPRIO_DIM,):
             raise PolicyError(f"proprio: expected ({PROPRIO_DIM},), got {self.proprio.shape}; pass robot_obs or None")

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.errors import UserError
+from bench.suite import SUITES, load_suite, parse_arm
+
+
+def write(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", **changes}))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_suite_loads_by_file_and_by_name(path: Path) -> None:
+    suite = load_suite(path)
+    assert suite == load_suite(path.stem)
+    assert suite.name == path.stem
+
+
+def test_generated_is_not_the_loop_and_mixed_says_its_share() -> None:
+    assert parse_arm("generated").test == "real"
+    assert parse_arm("generated-loop").test == "generated"
+    assert parse_arm("mixed-0.5").share == 0.5
+
+
+def test_generators_are_named_once(tmp_path: Path) -> None:
+    suite = load_suite(write(tmp_path, arms=["anchor", "generated", "generated-loop", "projection"]))
+    assert suite.generators == ("wristworld", "projection")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"arms": ["anchr"]}, "did you mean 'anchor'"),
+        ({"arms": ["anchor", "anchor"]}, "named twice"),
+        ({"arms": ["mixed-0.1"], "data": {"paired_share": 0.2}}, "needs a share above"),
+        ({"seeds": []}, "seeds"),
+        ({"data": {"tasks": ["open_the_drawer"]}}, "open_drawer"),
+        ({"data": {"paired_share": 1.5}}, "data.paired_share"),
+        ({"policy": {"scale": "huge"}}, "'tiny', 'small' or 'base'"),
+        ({"polcy": {}}, "polcy"),
+        ({"rollout": {"chains": 2000}}, "1000"),
+    ],
+)
+def test_a_wrong_suite_is_refused_in_one_line(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_suite(write(tmp_path, **changes))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])
+def test_what_is_not_yaml_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_suite(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_suite_names_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match="demo"):
+        load_suite("no-such-suite")
