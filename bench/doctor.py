@@ -5,6 +5,7 @@ Nothing is installed or changed here, and a missing part is a finding, never an 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -36,10 +37,8 @@ def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     if versions.get("pybullet", "") is None:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions["pybullet"] = importlib.metadata.version("pybullet-arm64") + " (pybullet-arm64)"
-        except importlib.metadata.PackageNotFoundError:
-            pass
     return versions
 
 

@@ -1,0 +1,142 @@
+"""The stage graph's engine and its run folder: what is finished is never run again, what was cut short continues.
+
+A stage has a name, a configuration and finished stages as inputs; its folder carries the hash of all three, and its
+``stage.json``, written last, is the proof that it is whole.  What the stages of the main job do stands in
+``bench/pipeline.py``.  Ray enters the harness here (:func:`parallel`) and in ``bench/rollout/``, nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench import atomic
+from bench.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage that is done.
+
+    Attributes:
+        name: the stage's name, e.g. ``train-anchor-0``.
+        key: hash of name, configuration and inputs.
+        directory: where its output lies.
+        outputs: small JSON data that the stage returned.
+        seconds: wall time of the attempt that finished it.
+        reused: whether it was already finished when this run asked for it.
+    """
+
+    name: str
+    key: str
+    directory: Path
+    outputs: Mapping[str, Any]
+    seconds: float
+    reused: bool
+
+
+def content_key(*parts: Any) -> str:
+    """Return the SHA-256 of JSON data, the same on every machine and for every order of keys."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class RunFolder:
+    """One run's output folder: ``stages/NAME-KEY/`` and, beside them, what the run writes at its end.
+
+    Args:
+        directory: created if need be.  One process at a time may hold it.
+        say: called with one line when a stage starts, is reused or ends.
+    """
+
+    def __init__(self, directory: Path, say: Callable[[str], None] = lambda line: None) -> None:
+        self.directory = directory
+        self._say = say
+        self.finished: dict[str, Finished] = {}
+        try:
+            (directory / "stages").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[RunFolder]:
+        """Hold the folder for this process; a second run into it is refused, a dead one's lock is gone with it."""
+        with (self.directory / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise
+                raise UserError(f"{self.directory} is in use by another run; wait for it or choose --out") from None
+            yield self
+
+    def stage(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Sequence[Finished],
+        work: Callable[[Path], Mapping[str, Any]],
+    ) -> Finished:
+        """Return the finished stage, running ``work(folder)`` if no earlier run has finished it.
+
+        Args:
+            name: unique within the run.
+            config: everything that the result depends on, as JSON data.
+            inputs: the stages whose output is read.
+            work: does the job inside the folder it is given, continuing what an interrupted attempt left there.
+        """
+        key = content_key(name, dict(config), [(stage.name, stage.key) for stage in inputs])
+        directory = self.directory / "stages" / f"{name}-{key[:12]}"
+        proof = directory / "stage.json"
+        done = self._read_proof(proof, key)
+        if done is None:
+            self._say(f"{name}: {'continuing' if directory.exists() else 'running'}")
+            directory.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            outputs = dict(work(directory))
+            seconds = round(time.monotonic() - started, 2)
+            record = {"name": name, "key": key, "config": dict(config), "outputs": outputs, "seconds": seconds}
+            record["inputs"] = {stage.name: stage.key for stage in inputs}
+            atomic.write_json(proof, record)
+            done = Finished(name, key, directory, outputs, seconds, reused=False)
+        self._say(f"{name}: {'already done' if done.reused else f'done in {done.seconds:.0f} s'}")
+        self.finished[name] = done
+        return done
+
+    def _read_proof(self, proof: Path, key: str) -> Finished | None:
+        try:
+            data = json.loads(proof.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            raise UserError(f"{proof} is not readable JSON; delete its folder to run the stage again") from None
+        if data.get("key") != key:
+            raise UserError(f"{proof} belongs to another stage; delete its folder to run the stage again")
+        return Finished(data["name"], key, proof.parent, data["outputs"], data["seconds"], reused=True)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Say whether an exception, or what caused it, is the disk or a quota running full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen = getattr(seen, "cause", None) or seen.__cause__ or seen.__context__
+    return False
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
