@@ -61,9 +61,9 @@ class RunFolder:
         say: called with one line when a stage starts, is reused or ends.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, directory: Path, say: Callable[[str], object] | None = None) -> None:
         self.directory = directory
-        self._say = say
+        self._say = say or (lambda _: None)
         self.finished: dict[str, Finished] = {}
         try:
             (directory / "stages").mkdir(parents=True, exist_ok=True)

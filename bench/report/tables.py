@@ -1,0 +1,74 @@
+"""The tables of a run, as rows of text: one for the terminal, one for Markdown, from the same record.
+
+A value that is missing is printed as an em dash, never as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.report.published import PUBLISHED
+
+MISSING = "—"
+ARM_COLUMNS = ("arm", "average length", "95 % interval", "1/5", "2/5", "3/5", "4/5", "5/5", "chains × seeds")
+
+
+def number(value: float | None, digits: int = 2, percent: bool = False) -> str:
+    """Return a number as text, or an em dash."""
+    if value is None:
+        return MISSING
+    return f"{100 * value:.{digits}f} %" if percent else f"{value:.{digits}f}"
+
+
+def interval(bounds: Sequence[float] | None, percent: bool = False) -> str:
+    """Return an interval as text, or an em dash."""
+    if bounds is None:
+        return MISSING
+    low, high = bounds
+    return f"{100 * low:.1f} … {100 * high:.1f} %" if percent else f"{low:.2f} … {high:.2f}"
+
+
+def arm_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return one row of :data:`ARM_COLUMNS` for each arm, then for each bound."""
+    rows = []
+    for name, arm in [*record["arms"].items(), *record.get("bounds", {}).items()]:
+        success = [number(share, 1, percent=True) for share in arm["chain_success"]]
+        size = f"{arm['chains']} × {len(arm['seeds'])}"
+        rows.append((name, number(arm["average_length"]), interval(arm["interval"]), *success, size))
+    return rows
+
+
+def closure_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return one sentence for each arm whose gap closure was asked for: its value, or why there is none."""
+    lines = []
+    for name, closure in record["gap_closure"].items():
+        if closure["value"] is None:
+            lines.append(f"Gap closure of `{name}`: not printed, {closure['reason']}.")
+        else:
+            value, bounds = number(closure["value"], 1, percent=True), interval(closure["interval"], percent=True)
+            lines.append(f"Gap closure of `{name}`: {value} (95 % interval {bounds}).")
+    return lines
+
+
+def video_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return (generator, psnr, ssim, frames) for the generator and each baseline, on validation episodes."""
+    return [
+        (name, number(scores["psnr"]), number(scores["ssim"], 3), str(scores["frames"]))
+        for name, scores in record["video"].get("generators", {}).items()
+    ]
+
+
+def published_rows() -> list[tuple[str, ...]]:
+    """Return the published comparisons as rows of text."""
+    return [
+        (p.method, p.split, number(p.anchor), number(p.generated), number(p.real), p.source.replace("|", "/"))
+        for p in PUBLISHED
+    ]
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a GitHub table; every column but the first is aligned right when it holds numbers."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join(["---"] * len(columns)) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)

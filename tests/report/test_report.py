@@ -1,0 +1,106 @@
+"""The report says what the record says: values where there are values, dashes and reasons where there are none."""
+
+from __future__ import annotations
+
+import io
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.report import GalleryClip, gallery, tables, write_report
+
+
+def arm(length: float | None, **changes: Any) -> dict[str, Any]:
+    share = None if length is None else length / 5
+    return {
+        "average_length": length,
+        "interval": None if length is None else [length - 0.1, length + 0.1],
+        "chain_success": [share] * 5,
+        "chains": 16,
+        "seeds": [0],
+        "says": "a <b>bold</b> claim",
+        "train_wrist": {"real": 3, "generated": 2, "absent": 1},
+        "test_wrist": "real",
+        **changes,
+    }
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    return {
+        "name": "demo",
+        "arms": {"anchor": arm(3.67), "generated": arm(3.81), "real": arm(None)},
+        "bounds": {"expert": arm(5.0)},
+        "gap_closure": {
+            "generated": {"value": 0.4242, "interval": [0.1, 0.7], "reason": None},
+            "paired": {"value": None, "interval": None, "reason": "the gap's interval includes 0"},
+        },
+        "video": {"psnr": 14.2, "generators": {"wristworld": {"psnr": 14.2, "ssim": 0.41, "frames": 96}}},
+        "fingerprint": {"renderer": "llvmpipe"},
+        "timings": {"collect": 3.0},
+    }
+
+
+def clip(frames: int = 3, **panels: Any) -> GalleryClip:
+    rng = np.random.default_rng(0)
+    sizes = {"anchor": 200, "true wrist": 84, "condition map": 64, "generated": 84} | panels
+    return GalleryClip(
+        "episode 7",
+        {n: rng.integers(0, 255, (frames, s, s, 3), dtype=np.uint8) for n, s in sizes.items() if s},
+        psnr=14.2,
+    )
+
+
+def test_missing_is_a_dash_and_never_zero(record: dict[str, Any]) -> None:
+    rows = {row[0]: row for row in tables.arm_rows(record)}
+    assert rows["real"][1:8] == (tables.MISSING,) * 7
+    assert rows["anchor"][1] == "3.67"
+    assert "expert" in rows
+
+
+def test_a_closure_without_value_says_why(record: dict[str, Any]) -> None:
+    with_value, without = tables.closure_lines(record)
+    assert "42.4 %" in with_value
+    assert "includes 0" in without
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in {"src", "href"}]
+
+
+def test_the_page_stands_alone_and_escapes_what_it_shows(tmp_path: Path, record: dict[str, Any]) -> None:
+    files = write_report(record, [clip(), clip(4)], tmp_path)
+    assert all(path.stat().st_size > 0 for path in files)
+    page = (tmp_path / "report.html").read_text()
+    links = Links()
+    links.feed(page)
+    assert len(links.sources) == 3
+    assert all(source.startswith("data:image/") for source in links.sources)
+    assert "<b>bold</b>" not in page
+    assert "42.4 %" in page
+    assert "3.81" in (tmp_path / "report.md").read_text()
+
+
+def test_the_animation_has_every_moment_and_the_panels_in_order() -> None:
+    shown = Image.open(io.BytesIO(gallery.animation(clip(5))))
+    assert shown.n_frames == 5
+    red = np.zeros((2, 84, 84, 3), np.uint8)
+    red[..., 0] = 255
+    picture = np.asarray(gallery.tile(GalleryClip("x", {"generated": red}), 0, header=False))
+    assert (picture[:, 3 * (gallery.SIDE + gallery.GAP) :] == (255, 0, 0)).all()
+    assert not (picture[:, : gallery.SIDE] == (255, 0, 0)).all(axis=-1).any()
+
+
+def test_a_report_without_clips_has_no_gallery(tmp_path: Path, record: dict[str, Any]) -> None:
+    write_report(record, [], tmp_path)
+    assert not (tmp_path / "figures" / "gallery.png").exists()
+    assert "gallery.png" not in (tmp_path / "report.md").read_text()
