@@ -20,6 +20,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "give the {colour} block a turn in the clockwise direction",
         "rotate the {colour} cube toward the right",
         "make the {colour} block face further right by turning it",
+        "spin the {colour} cube around clockwise",
     ),
     "rotate_{colour}_block_left": (
         "spin the {colour} block counterclockwise",
@@ -29,6 +30,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "give the {colour} block a turn in the counterclockwise direction",
         "rotate the {colour} cube toward the left",
         "make the {colour} block face further left by turning it",
+        "spin the {colour} cube around counterclockwise",
     ),
     "push_{colour}_block_right": (
         "shove the {colour} block over to the right",
@@ -38,6 +40,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "push the {colour} cube in the right-hand direction",
         "scoot the {colour} block to the right without lifting it",
         "make the {colour} block glide right",
+        "push the {colour} block along to the right side",
     ),
     "push_{colour}_block_left": (
         "shove the {colour} block over to the left",
@@ -47,6 +50,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "push the {colour} cube in the left-hand direction",
         "scoot the {colour} block to the left without lifting it",
         "make the {colour} block glide left",
+        "push the {colour} block along to the left side",
     ),
     "move_slider_left": (
         "drag the cabinet door leftward",
@@ -56,6 +60,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "hold the door handle and pull it left",
         "uncover the right half of the cabinet by moving its door",
         "move the sliding panel leftward",
+        "slide the panel of the cabinet over to the left",
     ),
     "move_slider_right": (
         "drag the cabinet door rightward",
@@ -65,6 +70,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "hold the door handle and pull it right",
         "uncover the left half of the cabinet by moving its door",
         "move the sliding panel rightward",
+        "slide the panel of the cabinet over to the right",
     ),
     "open_drawer": (
         "draw the drawer out",
@@ -74,6 +80,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "make the drawer stand open",
         "tug the drawer until it is open",
         "slide the drawer outward",
+        "pull the drawer out until it is open",
     ),
     "close_drawer": (
         "press the drawer back in",
@@ -83,6 +90,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "make the drawer disappear into the desk",
         "shove the drawer home",
         "slide the drawer inward",
+        "push the drawer in until it is shut",
     ),
     "lift_{colour}_block_table": (
         "raise the {colour} block off the table top",
@@ -92,6 +100,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "lift the {colour} block clear of the table",
         "grab the {colour} block standing on the desk and bring it up",
         "fetch the {colour} block from the table",
+        "pick the {colour} cube up off the table top",
     ),
     "lift_{colour}_block_slider": (
         "raise the {colour} block out of the cabinet",
@@ -101,6 +110,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "lift the {colour} block clear of the cabinet floor",
         "grab the {colour} block in the cabinet and bring it up",
         "fetch the {colour} block from the cabinet",
+        "pick the {colour} cube up out of the cabinet",
     ),
     "lift_{colour}_block_drawer": (
         "raise the {colour} block out of the drawer",
@@ -110,6 +120,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "lift the {colour} block clear of the drawer floor",
         "grab the {colour} block in the drawer and bring it up",
         "fetch the {colour} block from the drawer",
+        "pick the {colour} cube up out of the drawer",
     ),
     "place_in_slider": (
         "set the block you are holding down inside the cabinet",
@@ -119,6 +130,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "stow the held object behind the cabinet front",
         "drop what you are carrying into the cabinet",
         "put your block away in the cabinet",
+        "leave the block you are holding inside the cabinet",
     ),
     "place_in_drawer": (
         "set the block you are holding down inside the drawer",
@@ -128,6 +140,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "stow the held object in the drawer",
         "drop what you are carrying into the drawer",
         "put your block away in the drawer",
+        "leave the block you are holding inside the drawer",
     ),
     "stack_block": (
         "set the block in your gripper on top of another block",
@@ -137,6 +150,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "balance the held block on another",
         "make a stack out of the block you are carrying and one on the table",
         "place your block so that another block carries it",
+        "put the block you are holding on top of another one",
     ),
     "unstack_block": (
         "take the tower of blocks apart",
@@ -146,6 +160,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "separate the two blocks that stand on each other",
         "knock or carry the upper block off its base",
         "bring the block on top down from the pile",
+        "take the upper block off the one below",
     ),
     "turn_on_lightbulb": (
         "make the yellow lamp glow",
@@ -155,6 +170,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "switch the yellow lamp on",
         "give the bulb power with the lever",
         "bring the lever to its on position",
+        "switch the bulb on by moving the lever up",
     ),
     "turn_off_lightbulb": (
         "make the yellow lamp go dark",
@@ -164,6 +180,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "switch the yellow lamp off",
         "cut the bulb's power with the lever",
         "bring the lever to its off position",
+        "switch the bulb off by moving the lever down",
     ),
     "turn_on_led": (
         "make the green diode glow",
@@ -173,6 +190,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "switch the green light on with the button",
         "push the button down until the diode is lit",
         "start the LED",
+        "press the button so that the green LED shines",
     ),
     "turn_off_led": (
         "make the green diode go dark",
@@ -182,6 +200,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "switch the green light off with the button",
         "push the button down until the diode is dark",
         "extinguish the LED",
+        "press the button so that the green LED goes dark",
     ),
     "push_into_drawer": (
         "shove the block over the edge into the open drawer",
@@ -191,6 +210,7 @@ _SENTENCES: dict[str, tuple[str, ...]] = {
         "let the block drop into the drawer by pushing it",
         "push the block forward into the drawer below",
         "get the block into the drawer without picking it up",
+        "shove the block off the table so that it drops into the drawer",
     ),
 }
 """Task (or ``{colour}`` family) to sentences; the last of each is held out for evaluation."""
