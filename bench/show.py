@@ -1,0 +1,57 @@
+"""What a verb's result looks like in a terminal.  ``--json`` prints the same data without this file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def _record(console: Console, record: Mapping[str, Any]) -> None:
+    from bench.report import tables
+
+    table = Table(*tables.ARM_COLUMNS, title=escape(record["name"]))
+    for row in tables.arm_rows(record):
+        table.add_row(*row)
+    console.print(table)
+    for line in tables.closure_lines(record):
+        console.print(escape(line.replace("`", "")))
+    for name, psnr, ssim, frames in tables.video_rows(record):
+        console.print(f"{name}: PSNR {psnr} dB, SSIM {ssim} over {frames} generated validation frames")
+    console.print(f"report: {escape(record['report'])}")
+
+
+def _doctor(console: Console, result: Mapping[str, Any]) -> None:
+    table = Table("", "part", "found", "what to do")
+    for name, finding in result["checks"].items():
+        table.add_row("✓" if finding["ok"] else "–", escape(name), escape(finding["found"]), escape(finding["remedy"]))
+    console.print(table)
+    console.print(", ".join(f"{name} {value}" for name, value in result["machine"].items()))
+    console.print(", ".join(f"{name} {value or 'absent'}" for name, value in result["packages"].items()))
+
+
+def _check(console: Console, result: Mapping[str, Any]) -> None:
+    for defect in result["defects"]:
+        console.print(
+            escape(f"{defect['file']} {'' if defect['frame'] is None else defect['frame']}: {defect['what']}")
+        )
+    console.print(f"{result['frames']} frames, {result['episodes']} episodes, {result['windows']} windows, "
+                  f"{len(result['defects'])} defects")  # fmt: skip
+
+
+def _plain(console: Console, result: Mapping[str, Any]) -> None:
+    table = Table(show_header=False)
+    for name, value in result.items():
+        table.add_row(escape(str(name)), escape(str(value)))
+    console.print(table)
+
+
+_SHOWN = {"demo": _record, "run": _record, "report": _record, "doctor": _doctor, "check": _check}
+
+
+def show(verb: str, result: Mapping[str, Any]) -> None:
+    """Print ``result`` for a person, on stdout."""
+    _SHOWN.get(verb, _plain)(Console(highlight=False), result)
