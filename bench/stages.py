@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from bench import atomic
 from bench.errors import UserError
 
-Item = TypeVar("Item")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
@@ -125,6 +125,65 @@ class RunFolder:
         if data.get("key") != key:
             raise UserError(f"{proof} belongs to another stage; delete its folder to run the stage again")
         return Finished(data["name"], key, proof.parent, data["outputs"], data["seconds"], reused=True)
+
+
+def parallel(
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int | None = None,
+    cpus: int = 1,
+    gpus: float = 0,
+    ray_address: str | None = None,
+    each: Callable[[int, Result], object] | None = None,
+) -> list[Result]:
+    """Do independent jobs as Ray tasks and return their results in the order of ``jobs``.
+
+    Args:
+        work: an importable function of one job; a job should be small and name what it reads by path.
+        jobs: the jobs.
+        workers: how many run at once; None for as many as there are processors, 0 for here and one by one.
+        cpus: processors that one job declares.
+        gpus: GPUs that one job declares.
+        ray_address: a running cluster, or None for this machine.
+        each: called with (position, result) as each job ends, in whatever order they do.
+
+    Raises:
+        Exception: what the first failing job raised, as itself; the others are cancelled.
+    """
+    if workers == 0 or not jobs:
+        results = []
+        for position, job in enumerate(jobs):
+            results.append(work(job))
+            if each:
+                each(position, results[-1])
+        return results
+    from bench.rollout.session import start_ray
+
+    ray = start_ray(ray_address)
+    at_once = max(1, min(len(jobs), workers or processors() // cpus or 1))
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(work)
+    waiting = list(enumerate(jobs))[::-1]
+    running: dict[Any, int] = {}
+    done: dict[int, Result] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                position, job = waiting.pop()
+                running[task.remote(job)] = position
+            for reference in ray.wait(list(running), num_returns=1)[0]:
+                position = running.pop(reference)
+                done[position] = ray.get(reference)
+                if each:
+                    each(position, done[position])
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause or error) from None
+    except ray.exceptions.RayError as error:
+        raise UserError(f"a Ray worker was lost three times: {str(error).splitlines()[0]}; run again") from error
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+    return [done[position] for position in range(len(jobs))]
 
 
 def disk_full(error: BaseException) -> bool:

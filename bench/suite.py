@@ -92,7 +92,6 @@ class DataPart(_Part):
         validation_episodes: demonstrations to collect for validation (never trained on).
         noise: DART noise of the expert, as a share of the action limit; labels stay clean.
         paired_share: share of training episodes with wrist recordings, the world model's only training data.
-        frames: train policies on language windows only, or on all frames.
     """
 
     source: Literal["collect", "calvin"] = "collect"
@@ -102,7 +101,6 @@ class DataPart(_Part):
     validation_episodes: int = Field(8, ge=1)
     noise: float = Field(0.0, ge=0.0, le=1.0)
     paired_share: float = Field(0.2, gt=0.0, lt=1.0)
-    frames: Literal["windows", "all"] = "windows"
 
     @field_validator("tasks")
     @classmethod
