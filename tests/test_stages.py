@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.stages import RunFolder, content_key, disk_full, parallel
 
 
-def count(calls: list[Path], **outputs: Any):  # noqa: ANN202
+def count(calls: list[Path], **outputs: Any):
     def work(folder: Path) -> dict[str, Any]:
         calls.append(folder)
         return outputs
@@ -91,13 +91,9 @@ def test_the_key_does_not_depend_on_the_order_of_words() -> None:
 
 
 def test_a_full_disk_is_seen_through_what_it_caused() -> None:
-    try:
-        try:
-            raise OSError(errno.ENOSPC, "full")
-        except OSError as error:
-            raise RuntimeError from error
-    except RuntimeError as error:
-        assert disk_full(error)
+    consequence = RuntimeError()
+    consequence.__cause__ = OSError(errno.ENOSPC, "full")
+    assert disk_full(consequence)
     assert not disk_full(ValueError())
 
 
