@@ -8,6 +8,7 @@ Frames are opened when asked for.  Not here: writing (:mod:`bench.data.calvin_wr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -287,3 +288,32 @@ def relative_actions(actions: NDArray[Any], robot_obs: NDArray[Any]) -> NDArray[
     moved[:, 3:] = (moved[:, 3:] + np.pi) % (2 * np.pi) - np.pi
     limits = np.array([0.02] * 3 + [0.05] * 3)
     return np.concatenate([np.clip(moved, -limits, limits) / limits, actions[:, 6:7]], axis=1)
+
+
+def describe(directory: Path | str) -> dict[str, Any]:
+    """Return what a data set holds, as JSON data: per split its frames, episodes, windows, tasks, scenes and keys.
+
+    Raises:
+        UserError: the folder holds neither split, or an index file is damaged.
+    """
+    root = Path(directory)
+    present = [split for split in ("training", "validation") if (root / split).is_dir()]
+    if not present:
+        raise UserError(
+            f"{root}: expected a CALVIN data set with training/ or validation/, got neither; check the path"
+        )
+    return {"directory": str(root), "splits": {split: _describe(CalvinDataset(root, split)) for split in present}}
+
+
+def _describe(dataset: CalvinDataset) -> dict[str, Any]:
+    tasks = Counter(window.task for _episode, window in dataset.windows)
+    scenes = Counter(episode.scene or "unknown" for episode in dataset.episodes)
+    return {
+        "frames": len(dataset),
+        "episodes": len(dataset.episodes),
+        "windows": sum(tasks.values()),
+        "tasks": dict(sorted(tasks.items())),
+        "episodes_by_scene": dict(sorted(scenes.items())),
+        "keys": list(dataset.episodes[0].keys),
+        "longest_episode": max(len(episode) for episode in dataset.episodes),
+    }
