@@ -12,7 +12,9 @@ import io
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ _DTYPES = {
     for key, spec in FRAME_ARRAYS.items()
 }
 _STD_FLOOR = 1e-4
+_WORKERS = 4
 EMBEDDING_SIZE = 384
 """Width of the original's default sentence embeddings (paraphrase-MiniLM-L6-v2)."""
 
@@ -101,8 +104,14 @@ class CalvinWriter:
                 f"scene {scene}: expected its episodes in a row, got them after {scenes[-1]}; sort by scene"
             )
         first = self._entries[-1]["last"] + 1 if self._entries else self._first_frame
-        for index in range(length):
-            _write_frame(frame_path(self._partial, first + index), {key: array[index] for key, array in arrays.items()})
+
+        def write(index: int) -> None:
+            row = {key: array[index] for key, array in arrays.items()}
+            _write_frame(frame_path(self._partial, first + index), row)
+
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            for _ in pool.map(write, range(length)):
+                pass
         entry = {
             "name": name,
             "scene": scene,
@@ -195,7 +204,13 @@ def _checked(key: str, array: NDArray[Any]) -> NDArray[Any]:
 
 def _write_frame(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     with path.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        # The fastest level: a third more bytes of depth, a twentieth more of images, half of the time.
+        with zipfile.ZipFile(stream, "w") as archive:
+            for key, array in arrays.items():
+                buffer = io.BytesIO()
+                np.save(buffer, array, allow_pickle=False)
+                member = zipfile.ZipInfo(f"{key}.npy")
+                archive.writestr(member, buffer.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
         stream.flush()
         os.fsync(stream.fileno())
 
