@@ -1,0 +1,266 @@
+"""One chain rolled out: the loop that every number of this project comes from.
+
+The protocol is CALVIN's (``calvin_models/calvin_agent/evaluation/evaluate_policy.py``): the world is reset only when a
+chain starts, each subtask has 360 control steps, the oracle judges after every step, the first success ends a subtask
+and the first failure ends the chain.  Not here: which chains are run, by whom, and where the results go
+(``workers.py``, ``ledger.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError
+from bench.rollout.sources import Script, ask, request_seed
+from policies.api import ANCHOR, PROPRIO_DIM, WRIST, Observation, Policy
+from worldmodel.api import WristGenerator, WristStream
+
+STEPS_PER_SUBTASK = 360
+"""calvin_agent ``evaluation/evaluate_policy.py: EP_LEN``."""
+
+WristMode = Literal["none", "real", "generated"]
+"""What a policy is shown as the wrist view at test: nothing, the gripper camera, or a world model's picture of it."""
+
+STATIC_CAMERA, GRIPPER_CAMERA = "rgb_static", "rgb_gripper"
+
+
+class World(Protocol):
+    """The part of ``bench.calvin.env.CalvinEnv`` that the loop touches."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        """Put the world into the state of ``options`` and return (observation, info)."""
+        ...
+
+    def step(self, action: NDArray[np.floating], render_views: bool = True) -> tuple[Any, ...]:
+        """Carry out one control step; the first item returned is the observation."""
+        ...
+
+    def views(self) -> dict[str, NDArray[np.uint8]]:
+        """Draw both cameras now."""
+        ...
+
+    def begin_subtask(self) -> None:
+        """Remember the state that the next subtask is judged against."""
+        ...
+
+    def task_done(self, task: str) -> bool:
+        """Judge the subtask now."""
+        ...
+
+
+class Recorder(Protocol):
+    """Someone who watches a chain; while one does, every step is drawn."""
+
+    def frame(self, views: Mapping[str, NDArray[np.uint8]], instruction: str, subtask: int, done: bool) -> None:
+        """Take the views after one step, what the robot was told, and whether that step ended the subtask."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Where the world starts and what is asked of the robot, one task after the other.
+
+    Attributes:
+        chain_id: position in CALVIN's list of 1000.
+        tasks: the subtasks, in order.
+        robot_obs: (15,) the robot's state at the start.
+        scene_obs: (24,) the scene's state at the start.
+    """
+
+    chain_id: int
+    tasks: tuple[str, ...]
+    robot_obs: tuple[float, ...]
+    scene_obs: tuple[float, ...]
+
+    @property
+    def start(self) -> dict[str, NDArray[np.float64]]:
+        """The options that a world is reset with."""
+        return {"robot_obs": np.array(self.robot_obs), "scene_obs": np.array(self.scene_obs)}
+
+
+def evaluation_chains(count: int = 1000) -> list[Chain]:
+    """Return the first ``count`` of CALVIN's evaluation chains, ready to be rolled out."""
+    from bench.calvin.sequences import evaluation_sequences, initial_observation
+
+    chains = []
+    for chain_id, (initial_state, tasks) in enumerate(evaluation_sequences(count)):
+        robot_obs, scene_obs = initial_observation(initial_state)
+        chains.append(Chain(chain_id, tuple(tasks), tuple(map(float, robot_obs)), tuple(map(float, scene_obs))))
+    return chains
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """What is left of a chain that ran to its end without a fault; a chain that did not has no result at all.
+
+    Attributes:
+        chain_id: which chain.
+        arm: which arm of the comparison.
+        seed: run seed, the training seed of the arm's policy.
+        tasks: the subtasks that were asked for.
+        solved: how many were solved in a row from the first, 0..len(tasks).
+        steps: control steps spent on each subtask that was tried.
+        wall_s: seconds that it took; says nothing about the outcome and does not count when results are compared.
+    """
+
+    chain_id: int
+    arm: str
+    seed: int
+    tasks: tuple[str, ...]
+    solved: int
+    steps: tuple[int, ...]
+    wall_s: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a result that no chain can have."""
+        tried = min(self.solved + 1, len(self.tasks))
+        if not 0 <= self.solved <= len(self.tasks) or len(self.steps) != tried or any(n < 1 for n in self.steps):
+            raise UserError(
+                f"chain {self.chain_id}: {self.solved} of {len(self.tasks)} solved needs {tried} step counts, "
+                f"each at least 1; got {list(self.steps)}; this row was not written by a rollout"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain JSON data; :meth:`from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ChainResult:
+        """Build a result from :meth:`to_json`'s data; further keys are ignored."""
+        return cls(
+            chain_id=int(data["chain_id"]),
+            arm=str(data["arm"]),
+            seed=int(data["seed"]),
+            tasks=tuple(data["tasks"]),
+            solved=int(data["solved"]),
+            steps=tuple(int(n) for n in data["steps"]),
+            wall_s=float(data.get("wall_s", 0.0)),
+        )
+
+
+class _Eye:
+    """Turns the world's cameras into what a policy of one arm may see."""
+
+    def __init__(self, world: World, wrist: WristMode, stream: WristStream | None) -> None:
+        self.world, self.wrist, self.stream = world, wrist, stream
+        self.drawn: Mapping[str, NDArray[np.uint8]] | None = None
+        self.robot_obs: NDArray[np.float64] = np.zeros(PROPRIO_DIM)
+
+    def take(self, observation: Mapping[str, Any]) -> None:
+        """Remember the newest observation; its images too, where it has any."""
+        self.robot_obs = observation["robot_obs"]
+        self.drawn = observation.get("rgb_obs")
+
+    def look(self, instruction: str) -> Observation:
+        """Return what the policy sees now, drawing the views if nobody has."""
+        if self.drawn is None:
+            self.drawn = self.world.views()
+        views = {ANCHOR: self.drawn[STATIC_CAMERA]}
+        if self.wrist == "real":
+            views[WRIST] = self.drawn[GRIPPER_CAMERA]
+        elif self.stream is not None:
+            views[WRIST] = self.stream.push({ANCHOR: views[ANCHOR]})
+        return Observation(views, instruction, np.asarray(self.robot_obs, dtype=np.float32))
+
+
+def run_chain(
+    env: World,
+    policy: Policy | Script,
+    chain: Chain,
+    *,
+    seed: int,
+    arm: str = "",
+    wrist: WristMode = "real",
+    generator: WristGenerator | None = None,
+    steps_per_subtask: int = STEPS_PER_SUBTASK,
+    instructions: Mapping[str, str] | None = None,
+    recorder: Recorder | None = None,
+    alive: Any = None,
+) -> ChainResult:
+    """Roll one chain out and say how far it came.
+
+    The outcome depends on the chain, the policy and ``seed`` alone: every request carries its own seed, made from the
+    run's seed, the chain, the subtask and the step.
+
+    Args:
+        env: a world; reset here, once.
+        policy: asked every ``spec.execute`` steps, or a script that reads the simulator's state.
+        chain: where to start and what to do.
+        seed: run seed.
+        arm: name that the result carries.
+        wrist: what stands in the wrist view.
+        generator: makes the wrist view where ``wrist`` is ``"generated"``.
+        steps_per_subtask: control steps after which a subtask has failed.
+        instructions: task to sentence; by default CALVIN-style evaluation sentences, one per task.
+        recorder: takes every frame; forces drawing.
+        alive: called without arguments after every step, so that a watchdog knows.
+
+    Raises:
+        policies.api.PolicyError: the policy gave something that is not a chunk of actions.
+        UserError: ``wrist`` and ``generator`` do not fit together.
+    """
+    if (wrist == "generated") != (generator is not None):
+        raise UserError(f"wrist view {wrist!r} with generator {generator!r}: a generator goes with 'generated' only")
+    began = time.perf_counter()
+    sentences = _sentences(chain.tasks, instructions)
+    stream = generator.stream(request_seed(seed, chain.chain_id)) if generator is not None else None
+    eye = _Eye(env, wrist, stream)
+    eye.take(env.reset(seed=0, options=chain.start)[0])
+    solved, steps = 0, []
+    for subtask, (task, sentence) in enumerate(zip(chain.tasks, sentences, strict=True)):
+        env.begin_subtask()
+        if isinstance(policy, Script):
+            script = policy.actions(env, task, np.random.default_rng(request_seed(seed, chain.chain_id, subtask)))
+        else:
+            script = _asked(policy, eye, sentence, (seed, chain.chain_id, subtask))
+        done, taken = False, 0
+        for action in islice(script, steps_per_subtask):
+            eye.take(env.step(_with_binary_gripper(action), render_views=recorder is not None)[0])
+            taken += 1
+            done = env.task_done(task)
+            if recorder is not None and eye.drawn is not None:
+                recorder.frame(eye.drawn, sentence, subtask, done)
+            if alive is not None:
+                alive()
+            if done:
+                break
+        steps.append(taken)
+        if not done:
+            break
+        solved += 1
+    return ChainResult(chain.chain_id, arm, seed, chain.tasks, solved, tuple(steps), wall_s=time.perf_counter() - began)
+
+
+def _asked(policy: Policy, eye: _Eye, instruction: str, where: tuple[int, int, int]) -> Iterator[NDArray[np.float32]]:
+    """Yield actions for one subtask without end; what is left of a chunk goes when the subtask does."""
+    step = 0
+    while True:
+        chunk = ask(policy, eye.look(instruction), request_seed(*where, step))
+        for action in chunk[: policy.spec.execute]:  # (K, 7)
+            yield action
+            step += 1
+
+
+def _with_binary_gripper(action: NDArray[np.float32]) -> NDArray[np.float64]:
+    """CALVIN takes the gripper as exactly -1 or 1; its wrappers open it for values above 0 only."""
+    binary = np.array(action, dtype=np.float64)
+    binary[6] = 1.0 if binary[6] > 0 else -1.0
+    return binary
+
+
+def _sentences(tasks: Sequence[str], instructions: Mapping[str, str] | None) -> list[str]:
+    if instructions is None:
+        from bench.calvin.instructions import evaluation_instruction
+
+        return [evaluation_instruction(task) for task in tasks]
+    lacking = sorted(set(tasks) - set(instructions))
+    if lacking:
+        raise UserError(f"instructions: no sentence for {', '.join(lacking)}; give one for each task of the chains")
+    return [instructions[task] for task in tasks]

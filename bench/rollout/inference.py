@@ -1,0 +1,160 @@
+"""One policy for many workers: requests gather into batches of one fixed size.
+
+A batch is always padded to ``max_batch``, so the arithmetic of a request does not depend on who else asked at that
+moment.  The server keeps no state between requests: a lost one is started again and asked again.  The shape (an async
+actor, one forward at a time, errors to every waiting caller) is that of ``ray.serve.batch``, without its HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.rollout.sources import PolicyLostError
+from policies.api import Observation, Policy, PolicyError, PolicySpec
+
+MAX_BATCH = 16
+MAX_WAIT_S = 0.005
+REMEMBERED = 10_000
+"""Batches and requests that the statistics are made of."""
+
+
+@dataclass
+class _Request:
+    observation: Observation
+    seed: int
+    answer: asyncio.Future[NDArray[np.float32]]
+    came: float
+
+
+class BatchingServer:
+    """Gathers requests into batches and asks the policy once for each; lives in an event loop.
+
+    Args:
+        policy: what is asked.
+        max_batch: batch size of every forward; a smaller one is padded with copies of its first observation.
+        max_wait_s: how long the first request of a batch waits for company.
+    """
+
+    def __init__(self, policy: Policy, *, max_batch: int = MAX_BATCH, max_wait_s: float = MAX_WAIT_S) -> None:
+        self.policy, self.max_batch, self.max_wait_s = policy, max_batch, max_wait_s
+        self._waiting: asyncio.Queue[_Request] = asyncio.Queue()
+        self._loop: asyncio.Task[None] | None = None
+        self._forward = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
+        self._fill: deque[int] = deque(maxlen=REMEMBERED)
+        self._queued_s: deque[float] = deque(maxlen=REMEMBERED)
+        self._predict_s: deque[float] = deque(maxlen=REMEMBERED)
+
+    async def infer(self, observation: Observation, seed: int) -> NDArray[np.float32]:
+        """Return the (K, 7) chunk for one observation.
+
+        Raises:
+            PolicyError: the policy raised on the batch that this observation was in.
+        """
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.get_running_loop().create_task(self._serve())
+        request = _Request(observation, seed, asyncio.get_running_loop().create_future(), time.perf_counter())
+        await self._waiting.put(request)
+        return await request.answer
+
+    def statistics(self) -> dict[str, float | int | None]:
+        """Return batches so far, mean fill (0..1), queueing time p50/p95 and time to predict p50, in milliseconds."""
+        return {
+            "batches": len(self._fill),
+            "batch_fill": float(np.mean(np.array(self._fill))) / self.max_batch if self._fill else None,
+            "queue_p50_ms": _percentile_ms(self._queued_s, 50),
+            "queue_p95_ms": _percentile_ms(self._queued_s, 95),
+            "predict_ms": _percentile_ms(self._predict_s, 50),
+        }
+
+    async def _serve(self) -> None:
+        while True:
+            batch = await self._gather()
+            began = time.perf_counter()
+            self._queued_s += [began - request.came for request in batch]
+            self._fill.append(len(batch))
+            try:
+                chunks = await asyncio.get_running_loop().run_in_executor(self._forward, self._predict, batch)
+            except Exception as error:  # whatever the policy raised belongs to those who asked
+                for request in batch:
+                    _fail(request, error)
+                continue
+            self._predict_s.append(time.perf_counter() - began)
+            for request, chunk in zip(batch, chunks, strict=False):
+                if not request.answer.done():
+                    request.answer.set_result(chunk)
+
+    async def _gather(self) -> list[_Request]:
+        batch = [await self._waiting.get()]
+        until = time.perf_counter() + self.max_wait_s
+        while len(batch) < self.max_batch:
+            left = until - time.perf_counter()
+            if not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            elif left <= 0:
+                break
+            else:
+                with contextlib.suppress(TimeoutError):
+                    batch.append(await asyncio.wait_for(self._waiting.get(), left))
+        return batch
+
+    def _predict(self, batch: Sequence[_Request]) -> NDArray[np.float32]:
+        """Forward a batch of exactly ``max_batch`` and check what came back; runs in the policy's own thread."""
+        padding = [batch[0]] * (self.max_batch - len(batch))
+        full = [*batch, *padding]
+        chunks = np.asarray(self.policy.act([r.observation for r in full], [r.seed for r in full]))  # (B, K, 7)
+        if chunks.ndim != 3 or chunks.shape[0] != len(full):
+            raise PolicyError(
+                f"policy {self.policy.spec.name!r} gave actions of shape {chunks.shape} for {len(full)} observations, "
+                f"expected ({len(full)}, {self.policy.spec.chunk}, 7)"
+            )
+        return chunks
+
+
+class RemotePolicy:
+    """A policy that lives in another process; to a worker it is a policy like any other.
+
+    Args:
+        spec: the remote policy's own spec.
+        actor: Ray handle of an actor with ``infer``.
+    """
+
+    def __init__(self, spec: PolicySpec, actor: Any) -> None:
+        self.spec, self._actor = spec, actor
+
+    def act(self, batch: Sequence[Observation], seeds: Sequence[int]) -> NDArray[np.float32]:
+        """Ask for every observation at once and wait for all chunks: (B, K, 7).
+
+        Raises:
+            PolicyError: the policy raised, over there.
+            PolicyLostError: the process over there is gone and Ray could not bring it back.
+        """
+        import ray
+
+        answers = [self._actor.infer.remote(o, s) for o, s in zip(batch, seeds, strict=True)]
+        try:
+            return np.stack(ray.get(answers))  # (B, K, 7)
+        except ray.exceptions.RayTaskError as error:
+            raise PolicyError(str(error.cause)) from None
+        except ray.exceptions.RayError as error:
+            raise PolicyLostError(f"the inference actor is gone ({type(error).__name__})") from error
+
+
+def _fail(request: _Request, error: Exception) -> None:
+    if not request.answer.done():
+        request.answer.set_exception(
+            error if isinstance(error, PolicyError) else PolicyError(f"policy raised {type(error).__name__}: {error}")
+        )
+
+
+def _percentile_ms(seconds: deque[float], percent: float) -> float | None:
+    return float(np.percentile(np.array(seconds), percent)) * 1000 if seconds else None

@@ -1,0 +1,243 @@
+"""The ledger: one line of JSON per finished chain, appended and flushed to disk before anyone counts it as done.
+
+One process writes.  The first lines hold the protocol's fingerprint, and a ledger takes no rows under another one, so a
+table never mixes two experiments.  A line that a crash tore in the middle is cut off when the ledger is opened again;
+its chain is simply run once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from bench.atomic import replacing, write_json
+from bench.errors import UserError
+from bench.rollout.chain import ChainResult
+
+LEDGER_VERSION = 1
+
+Key = tuple[str, int, int]
+"""(arm, seed, chain_id)."""
+
+
+class Ledger:
+    """Finished chains on disk, keyed by (arm, seed, chain_id).
+
+    Args:
+        path: the file, usually ``RUN/chains.ledger.jsonl``; made if it is not there.
+        fingerprint: what the rows depend on besides arm, seed and chain; compared with the file's own.
+
+    Raises:
+        UserError: the file was written under another fingerprint or version, is open elsewhere, or is no ledger.
+    """
+
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self.fingerprint: dict[str, Any] = {}
+        self._rows: dict[Key, ChainResult] = {}
+        self._missing: dict[Key, str] = {}
+        self._file: IO[bytes] | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _disk_faults(path):
+            self._file = path.open("a+b")
+            self._claim()
+            self._read()
+        try:
+            if self.size == 0:
+                self._write({"ledger": LEDGER_VERSION})
+            self.bind(fingerprint or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk that hold whole lines."""
+        return os.fstat(self._open.fileno()).st_size
+
+    @property
+    def _open(self) -> IO[bytes]:
+        if self._file is None:
+            raise UserError(f"{self.path}: the ledger is closed; open it again")
+        return self._file
+
+    def bind(self, facts: Mapping[str, Any]) -> None:
+        """Add facts to the fingerprint; one that is there already must be equal.
+
+        Raises:
+            UserError: some facts differ; the message names them with both values.
+        """
+        plain = json.loads(json.dumps(facts, allow_nan=False))
+        differing = [
+            f"{name} (ledger {self.fingerprint[name]!r}, now {value!r})"
+            for name, value in plain.items()
+            if name in self.fingerprint and self.fingerprint[name] != value
+        ]
+        if differing:
+            raise UserError(
+                f"{self.path}: holds chains of another experiment; differing: {'; '.join(differing)}; "
+                "use another --out or restore these settings"
+            )
+        new = {name: value for name, value in plain.items() if name not in self.fingerprint}
+        if new:
+            self._write({"fingerprint": new})
+            self.fingerprint.update(new)
+
+    def append(self, result: ChainResult) -> None:
+        """Write one finished chain and flush it to disk.
+
+        Raises:
+            UserError: the chain is there already, or the disk is full.
+        """
+        key = (result.arm, result.seed, result.chain_id)
+        if key in self._rows:
+            raise UserError(f"{self.path}: chain {result.chain_id} of arm {result.arm!r}, seed {result.seed} is there")
+        self._write(result.to_json())
+        self._rows[key] = result
+        self._missing.pop(key, None)
+
+    def append_missing(self, key: Key, reason: str) -> None:
+        """Note a chain that could not be run; a later row for it replaces the note."""
+        arm, seed, chain_id = key
+        self._write({"missing": {"arm": arm, "seed": seed, "chain_id": chain_id, "reason": reason}})
+        self._missing[key] = reason
+
+    def completed(self, arm: str | None = None, seed: int | None = None) -> list[ChainResult]:
+        """Return the finished chains, of one arm and seed where given, ordered by arm, seed and chain."""
+        chosen = (key for key in self._rows if arm in (None, key[0]) and seed in (None, key[1]))
+        return [self._rows[key] for key in sorted(chosen)]
+
+    def missing(self, arm: str | None = None, seed: int | None = None) -> dict[Key, str]:
+        """Return the chains that could not be run, and why."""
+        return {k: v for k, v in sorted(self._missing.items()) if arm in (None, k[0]) and seed in (None, k[1])}
+
+    def export_jsonl(self, path: Path) -> None:
+        """Write the rows, ordered, without the header: what other tools read as ``chains.jsonl``."""
+        with _disk_faults(path), replacing(path) as beside, beside.open("w") as out:
+            for result in self.completed():
+                out.write(json.dumps(result.to_json()) + "\n")
+
+    def export_results_json(self, path: Path, arm: str, seed: int) -> None:
+        """Write CALVIN's own ``results.json`` for one arm and seed."""
+        with _disk_faults(path):
+            write_json(path, {"0": results_json(self.completed(arm, seed))})
+
+    def close(self) -> None:
+        """Close the file; twice is fine."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._open.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UserError(
+                f"{self.path}: another run is writing to it; wait for that one or use another --out"
+            ) from None
+
+    def _read(self) -> None:
+        self._open.seek(0)
+        content = self._open.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._open.truncate(whole)
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                self._take(json.loads(line), first=number == 1)
+            except (ValueError, KeyError, TypeError) as error:
+                self.close()
+                raise UserError(
+                    f"{self.path}, line {number}: not a ledger line ({error}); move the file away"
+                ) from error
+            except UserError:
+                self.close()
+                raise
+
+    def _take(self, entry: dict[str, Any], *, first: bool) -> None:
+        if first and entry.get("ledger") != LEDGER_VERSION:
+            raise UserError(
+                f"{self.path}: expected ledger version {LEDGER_VERSION}, got {entry.get('ledger')!r}; use another --out"
+            )
+        if "fingerprint" in entry:
+            self.fingerprint.update(entry["fingerprint"])
+        elif "missing" in entry:
+            note = entry["missing"]
+            self._missing[(note["arm"], note["seed"], note["chain_id"])] = note["reason"]
+        elif "ledger" not in entry:
+            result = ChainResult.from_json(entry)
+            key = (result.arm, result.seed, result.chain_id)
+            if key in self._rows:
+                raise ValueError(f"chain {result.chain_id} of arm {result.arm!r}, seed {result.seed} is there twice")
+            self._rows[key] = result
+            self._missing.pop(key, None)
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        line = (json.dumps(entry, allow_nan=False) + "\n").encode()
+        before = self.size
+        with _disk_faults(self.path):
+            try:
+                self._open.write(line)
+                self._open.flush()
+                os.fsync(self._open.fileno())
+            except OSError:
+                self._undo(before)
+                raise
+
+    def _undo(self, size: int) -> None:
+        """Drop what a failed write left, in the file and in Python's buffer, so that the ledger stays whole."""
+        stale, self._file = self._open, None
+        with contextlib.suppress(OSError):
+            stale.close()
+        self._file = self.path.open("a+b")
+        fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file.truncate(size)
+
+
+def results_json(results: Sequence[ChainResult]) -> dict[str, Any]:
+    """Return CALVIN's own summary (``calvin_agent/evaluation/utils.py: print_and_save``) of one arm's chains.
+
+    Returns:
+        ``avg_seq_len`` (mean number solved), ``chain_sr`` ({1..5: share with at least i solved}) and ``task_info``
+        ({task: {success, total}}).
+    """
+    if not results:
+        raise UserError("results: no finished chain to summarise; roll out at least one")
+    longest = max(len(result.tasks) for result in results)
+    tasks: dict[str, dict[str, int]] = {}
+    for result in results:
+        for position in range(len(result.steps)):
+            entry = tasks.setdefault(result.tasks[position], {"success": 0, "total": 0})
+            entry["total"] += 1
+            entry["success"] += position < result.solved
+    return {
+        "avg_seq_len": sum(result.solved for result in results) / len(results),
+        "chain_sr": {
+            str(i): sum(result.solved >= i for result in results) / len(results) for i in range(1, longest + 1)
+        },
+        "task_info": dict(sorted(tasks.items())),
+    }
+
+
+@contextlib.contextmanager
+def _disk_faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{path}: disk full; everything finished is kept, free some space and run again") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); give a writable --out") from error

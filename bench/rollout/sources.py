@@ -1,0 +1,199 @@
+"""Where a rollout's actions come from: policies by name, folder or Python path, and the script that knows the state.
+
+A source is a recipe, small and picklable, that each worker follows for itself; a policy is never sent over the wire.
+Not here: any network and any training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import UserError
+from policies.api import ACTION_DIM, CALVIN_ACTIONS, Observation, Policy, PolicyError, PolicySpec
+from worldmodel.api import WristGenerator
+
+
+class PolicyLostError(Exception):
+    """The process that the policy lives in is gone: a fault of the machinery, not of the policy."""
+
+
+BUILT_IN = ("expert", "random")
+
+
+def request_seed(*parts: int) -> int:
+    """Return a 63-bit seed made from whole numbers; the same on every machine and in every process."""
+    digest = hashlib.blake2b(",".join(str(int(part)) for part in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@runtime_checkable
+class Script(Protocol):
+    """Acts from the simulator's own state, which no policy may see: the scripted expert."""
+
+    spec: PolicySpec
+
+    def actions(self, env: Any, task: str, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+        """Yield (7,) actions for one subtask, without end."""
+        ...
+
+
+class Expert:
+    """``bench.calvin.expert`` as a source of actions; one whose plan has ended stands still."""
+
+    spec = PolicySpec("expert", views=(), chunk=1, execute=1)
+
+    def actions(self, env: Any, task: str, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+        """Yield the expert's actions, then ones that move nothing and keep the gripper as it was."""
+        from bench.calvin.expert import EXPERT_TASKS, expert_actions
+
+        action = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
+        if task in EXPERT_TASKS:
+            for planned in expert_actions(env, task, rng):
+                action = np.asarray(planned, dtype=np.float32)
+                yield action
+        still = np.concatenate([np.zeros(6, np.float32), action[6:]])
+        while True:
+            yield still
+
+
+def ask(policy: Policy, observation: Observation, seed: int) -> NDArray[np.float32]:
+    """Return the (K, 7) chunk for one observation.
+
+    Raises:
+        PolicyLostError: the policy's process is gone.
+        PolicyError: the policy raised, or gave another shape, a NaN or an infinity; the message names it.
+    """
+    spec = policy.spec
+    try:
+        chunk = np.asarray(policy.act([observation], [seed]))
+    except (PolicyError, PolicyLostError):
+        raise
+    except Exception as error:  # a policy is anyone's code
+        raise PolicyError(f"policy {spec.name!r} raised {type(error).__name__}: {error}") from error
+    expected = (1, spec.chunk, ACTION_DIM)
+    if chunk.shape != expected:
+        raise PolicyError(f"policy {spec.name!r} gave actions of shape {chunk.shape}, expected {expected} (B, K, 7)")
+    if not np.isfinite(chunk).all():
+        entry = tuple(int(i) for i in np.argwhere(~np.isfinite(chunk))[0][1:])
+        raise PolicyError(
+            f"policy {spec.name!r} gave {chunk[0][entry]} at (step, entry) {entry}; actions must be finite"
+        )
+    return chunk[0]
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """How a worker comes by its policy.
+
+    Attributes:
+        name: ``"expert"``, ``"random"``, a checkpoint folder, or ``"module:callable"`` for one of your own.
+        options: keyword arguments for the callable.
+        device: where a network runs, ``"cpu"`` or ``"cuda:0"``.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    def load(self) -> Policy | Script:
+        """Build the policy here, in this process."""
+        if self.name == "expert":
+            return Expert()
+        if self.name == "random":
+            from policies.simple import RandomPolicy
+
+            return RandomPolicy(**self.options)
+        if Path(self.name).is_dir():
+            from policies.checkpoint import load
+
+            policy: Policy = load(Path(self.name), device=self.device)
+            return policy
+        built: Policy | Script = called(self.name, self.options, "policy", BUILT_IN)
+        if not isinstance(built, (Policy, Script)):
+            raise UserError(f"policy {self.name!r} is a {type(built).__name__} without spec and act(batch, seeds)")
+        return built
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this policy itself; a checkpoint is known by its content, not by its folder."""
+        if Path(self.name).is_dir():
+            return {"checkpoint": folder_hash(Path(self.name))}
+        return {"name": self.name, "options": dict(self.options)}
+
+
+@dataclass(frozen=True)
+class GeneratorSource:
+    """How a worker comes by the world model that draws the wrist view in the loop.
+
+    Attributes:
+        name: a world-model folder, or ``"module:callable"`` for one of your own.
+        options: keyword arguments for the callable.
+        device: where it runs.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+
+    def load(self) -> WristGenerator:
+        """Build the generator here, in this process."""
+        if Path(self.name).is_dir():
+            from worldmodel.wristworld import WristWorld
+
+            generator: WristGenerator = WristWorld.load(Path(self.name), device=self.device)
+            return generator
+        built: WristGenerator = called(self.name, self.options, "world model")
+        return built
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this generator itself."""
+        if Path(self.name).is_dir():
+            return {"checkpoint": folder_hash(Path(self.name))}
+        return {"name": self.name, "options": dict(self.options)}
+
+
+def check_fit(spec: PolicySpec, arm: str, available: tuple[str, ...]) -> None:
+    """Refuse a policy of another arm, one that needs a view the arm lacks, or that means its actions otherwise."""
+    if spec.arm is not None and spec.arm != arm:
+        raise UserError(
+            f"policy {spec.name!r} was trained for arm {spec.arm!r}, not {arm!r}; give that arm's checkpoint"
+        )
+    lacking = spec.missing_views(available)
+    if lacking:
+        raise UserError(
+            f"policy {spec.name!r} needs view {', '.join(lacking)}; arm {arm!r} shows {', '.join(available)} at test"
+        )
+    differences = spec.actions.differences(CALVIN_ACTIONS)
+    if differences:
+        raise UserError(f"policy {spec.name!r}: its actions differ from CALVIN's in {'; '.join(differences)}")
+
+
+def folder_hash(folder: Path) -> str:
+    """Return a hash over the names and contents of a checkpoint's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0")
+            with path.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def called(target: str, options: Mapping[str, Any], what: str, built_in: tuple[str, ...] = ()) -> Any:
+    """Call ``"module:callable"`` with ``options`` and return what it made; ``what`` and ``built_in`` go into errors."""
+    module, colon, attribute = target.partition(":")
+    if not colon:
+        known = "".join(f"{word!r}, " for word in built_in)
+        raise UserError(f"{what} {target!r}: no such folder; give {known}a checkpoint folder or 'module:callable'")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{what} {target!r}: {error}; is its package installed where the workers run?") from error
+    return found(**options)

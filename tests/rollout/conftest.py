@@ -1,0 +1,24 @@
+"""One Ray for all rollout tests, and the doubles on the path of every process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[Any]:
+    """Start a Ray of three CPUs once; the code under test finds it running."""
+    from bench.rollout.session import start_ray
+
+    ray = start_ray(cpus=3)
+    yield ray
+    ray.shutdown()
