@@ -10,7 +10,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -159,24 +159,23 @@ def _read_member(archive: zipfile.ZipFile, key: str, spec: ArraySpec, path: Path
         raise UserError(f"cannot read {name}: damaged ({_first_line(error)}); fetch it again") from None
 
 
-def load_npz(path: Path, specs: Mapping[str, ArraySpec], optional: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
+def load_npz(path: Path, specs: Mapping[str, ArraySpec], *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, NDArray[Any]]:
     """Return the arrays named by ``specs`` from an ``.npz`` file; others in it are not even unpacked.
 
     Args:
         path: the file.
         specs: name to what the array must be.
-        optional: names that may be absent; they are then absent from the result.
+        max_bytes: largest file that is opened.
 
     Raises:
         UserError: missing, truncated or hostile file; a missing array; another shape or type; NaN or infinity.
     """
     try:
         size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise UserError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got {size}; this is not a frame")
+        if size > max_bytes:
+            raise UserError(f"{path}: expected at most {max_bytes} bytes, got {size}; refused to open it")
         with zipfile.ZipFile(path) as archive:
-            skipped = {key for key in optional if f"{key}.npy" not in archive.NameToInfo}
-            arrays = {key: _read_member(archive, key, spec, path) for key, spec in specs.items() if key not in skipped}
+            arrays = {key: _read_member(archive, key, spec, path) for key, spec in specs.items()}
     except FileNotFoundError:
         raise UserError(f"{path}: expected a frame, got no such file; fetch the data set again") from None
     except _BROKEN as error:
