@@ -1,0 +1,71 @@
+"""PyBullet's own two renderers, called exactly as the original calls them.
+
+Slow (some 60 ms a step for both views), kept because published policies were trained on such pictures: ``bullet-egl``
+is what CALVIN's data sets were drawn with, ``bullet-tiny`` needs no GL at all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pybullet
+
+from bench.calvin.camera import CAMERAS
+from bench.errors import UserError
+
+ViewMatrix = Callable[[], Sequence[float]]
+
+
+class BulletRenderer:
+    """Draws the views of one PyBullet client with the client's renderer.
+
+    Args:
+        client: PyBullet client id.
+        view_matrices: camera name -> function that gives the OpenGL view matrix now.
+        egl: load PyBullet's EGL plugin into the client; otherwise TinyRenderer draws.
+    """
+
+    def __init__(self, client: int, view_matrices: Mapping[str, ViewMatrix], *, egl: bool) -> None:
+        self._client = client
+        self._view_matrices = view_matrices
+        if egl:
+            self._load_egl()
+
+    def _load_egl(self) -> None:
+        spec = importlib.util.find_spec("eglRenderer")
+        if spec is None or spec.origin is None:
+            raise UserError("renderer bullet-egl: this PyBullet has no EGL plugin; use --renderer gl or bullet-tiny")
+        plugin = pybullet.loadPlugin(spec.origin, "_eglRendererPlugin", physicsClientId=self._client)
+        if plugin < 0:
+            raise UserError("renderer bullet-egl: EGL could not start; install libegl1 and Mesa or use bullet-tiny")
+
+    def draw(self, names: Iterable[str], depth: bool = False) -> dict[str, np.ndarray]:
+        """Draw the named cameras.
+
+        Args:
+            names: ``static`` and/or ``gripper``.
+            depth: give depth in metres instead of colours.
+
+        Returns:
+            camera name -> uint8 (H, W, 3), or float32 (H, W) metres along the camera's z.
+        """
+        return {name: self._draw_one(name, depth) for name in names}
+
+    def _draw_one(self, name: str, depth: bool) -> np.ndarray:
+        camera = CAMERAS[name]
+        _, _, colours, buffer, _ = pybullet.getCameraImage(
+            width=camera.size,
+            height=camera.size,
+            viewMatrix=self._view_matrices[name](),
+            projectionMatrix=camera.projection_matrix(),
+            physicsClientId=self._client,
+        )
+        if depth:
+            return camera.metres(np.reshape(buffer, (camera.size, camera.size)))
+        picture: np.ndarray = np.reshape(colours, (camera.size, camera.size, 4))[:, :, :3].astype(np.uint8)
+        return np.ascontiguousarray(picture)
+
+    def close(self) -> None:
+        """Nothing to give back: the client owns its renderer."""

@@ -1,0 +1,208 @@
+"""One simulated play table in one PyBullet client: loading, resetting, stepping, reading.
+
+No pictures and no gymnasium here.  Load order, body ids and solver settings are the original's (calvin_env
+``envs/play_table_env.py``), because trajectories are to agree with it bit for bit: robot 0, base cylinder 1, blocks
+2-4, table 5, plane 6.  ``deterministicOverlappingPairs`` stays off: the original switches it on and then resets the
+simulation, which switches it off again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pybullet
+
+from bench.calvin.assets import WorldFiles
+from bench.calvin.robot import Robot, checked_numbers
+from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SWITCH_RANGE, SceneSpec
+from bench.calvin.state import PLANE, ROBOT, TABLE, BlockState, Contact, WorldState
+from bench.calvin.table import Table
+from bench.errors import UserError
+
+SUBSTEPS = 8
+"""Physics steps of 1/240 s in a control step of 1/30 s."""
+
+SCENE_OBS_SIZE = 24
+_LOAD_SEED = 0
+_SLACK = 0.03
+_FAR = 10.0
+_CLEARANCE = 0.002
+
+
+def check_scene_obs(scene_obs: Any, scene: SceneSpec) -> np.ndarray:
+    """Return ``scene_obs`` as float64 (24,), or say by name why no such table can be."""
+    state = checked_numbers("scene_obs", scene_obs, SCENE_OBS_SIZE)
+    ranges = (scene.slide_range, DRAWER_RANGE, BUTTON_RANGE, SWITCH_RANGE)
+    for index, (name, upper) in enumerate(zip(("slider", "drawer", "button", "switch"), ranges, strict=True)):
+        if not -_SLACK <= state[index] <= upper + _SLACK:
+            raise UserError(
+                f"scene_obs: expected {name} [{index}] within [0, {upper}] m in scene {scene.name}, "
+                f"got {state[index]:.4g}; was it recorded in another scene?"
+            )
+    for index, name in ((4, "lightbulb"), (5, "led")):
+        if state[index] not in (0.0, 1.0):
+            raise UserError(f"scene_obs: expected {name} [{index}] to be 0 or 1, got {state[index]:.4g}; mend it")
+    for index, name in enumerate(scene.block_names()):
+        position = state[6 + 6 * index : 9 + 6 * index]
+        if np.abs(position).max() > _FAR:
+            raise UserError(f"scene_obs: expected {name} within {_FAR:g} m of the table, got {position}; mend it")
+    return state
+
+
+class World:
+    """The simulator behind an environment.
+
+    Attributes:
+        client: PyBullet client id.
+        scene: numbers of the play table.
+        robot: the Panda.
+        table: the table's moving parts.
+        blocks: block name -> body id, in ``scene_obs`` order.
+        plane: body id of the ground.
+    """
+
+    def __init__(self, scene: SceneSpec, files: WorldFiles, led_button: str) -> None:
+        self.scene = scene
+        self.files = files
+        self.client = pybullet.connect(pybullet.DIRECT)
+        self.robot = Robot(self.client, files.robot)
+        self.table = Table(self.client, files.table, files.scaling, led_button)
+        self.blocks: dict[str, int] = {}
+        self.plane = -1
+        self._names: dict[int, str] = {}
+        self._link_names: dict[int, str] = {}
+        pybullet.resetSimulation(physicsClientId=self.client)
+        pybullet.setTimeStep(1.0 / 240.0, physicsClientId=self.client)
+        self.load()
+
+    def load(self) -> None:
+        """Load everything anew; the world is then what it is in a fresh process."""
+        pybullet.resetSimulation(physicsClientId=self.client)
+        pybullet.setGravity(0, 0, -9.8, physicsClientId=self.client)
+        rng = np.random.default_rng(_LOAD_SEED)
+        self.robot.load()
+        for block in self.scene.blocks:
+            position, rotation = self.scene.sample_pose(rng)
+            self.blocks[block.name] = pybullet.loadURDF(
+                str(self.files.blocks[block.name]),
+                position,
+                pybullet.getQuaternionFromEuler(rotation),
+                globalScaling=self.files.scaling,
+                physicsClientId=self.client,
+            )
+        self.table.load()
+        self.plane = pybullet.loadURDF(str(self.files.plane), physicsClientId=self.client)
+        self._names = {self.robot.body: ROBOT, self.table.body: TABLE, self.plane: PLANE}
+        self._names |= {body: name for name, body in self.blocks.items()}
+        self._link_names = {index: name for name, index in self.table.links.items()}
+
+    def reset(self, robot_obs: np.ndarray | None, scene_obs: np.ndarray) -> None:
+        """Put everything where the observations have it, then let one physics step pass.
+
+        The outcome depends on the arguments alone, never on what this world did before.
+        """
+        self.load()
+        self.table.reset(scene_obs[:6])
+        for index, body in enumerate(self.blocks.values()):
+            pose = scene_obs[6 + 6 * index : 12 + 6 * index]
+            pybullet.resetBasePositionAndOrientation(
+                body, pose[:3], pybullet.getQuaternionFromEuler(pose[3:]), physicsClientId=self.client
+            )
+        self.robot.reset(robot_obs)
+        pybullet.stepSimulation(physicsClientId=self.client)
+
+    def random_scene_obs(self, rng: np.random.Generator) -> np.ndarray:
+        """Return ``scene_obs`` (24,) of a closed, dark table with the blocks apart at random places."""
+        state = np.zeros(SCENE_OBS_SIZE)
+        placed: list[np.ndarray] = []
+        for index, block in enumerate(self.scene.blocks):
+            while True:
+                position, rotation = self.scene.sample_pose(rng)
+                outline = _outline(block.extents[0], block.extents[1], position, rotation[2])
+                if not any(_overlap(outline, other) for other in placed):
+                    break
+            placed.append(outline)
+            state[6 + 6 * index : 12 + 6 * index] = [*position, *rotation]
+        return state
+
+    def advance(self) -> None:
+        """Let one control step (1/30 s) pass, then let button and switch act."""
+        for _ in range(SUBSTEPS):
+            pybullet.stepSimulation(physicsClientId=self.client)
+        self.table.step()
+
+    def scene_observation(self) -> np.ndarray:
+        """Return ``scene_obs`` (24,): slider, drawer, button, switch, bulb, LED, then three block poses."""
+        values = list(self.table.observation())
+        for body in self.blocks.values():
+            position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self.client)
+            values += [*position, *pybullet.getEulerFromQuaternion(quaternion)]
+        return np.array(values, dtype=np.float64)
+
+    def state(self) -> WorldState:
+        """Return what tasks are judged by."""
+        slider, drawer, _, _ = self.table.joints()
+        return WorldState(
+            blocks={name: self._block_state(body) for name, body in self.blocks.items()},
+            robot_contacts=self._contacts(self.robot.body),
+            slider=slider,
+            drawer=drawer,
+            lightbulb=self.table.bulb,
+            led=self.table.led,
+        )
+
+    def _contacts(self, body: int) -> frozenset[Contact]:
+        points = pybullet.getContactPoints(bodyA=body, physicsClientId=self.client)
+        return frozenset(self._contact(point[2], point[4]) for point in points)
+
+    def _contact(self, body: int, link: int) -> Contact:
+        name = self._names[body]
+        return (name, self._link_names[link]) if name == TABLE else (name, link)
+
+    def _block_state(self, body: int) -> BlockState:
+        position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self.client)
+        linear, angular = pybullet.getBaseVelocity(body, physicsClientId=self.client)
+        return BlockState(position, quaternion, linear, angular, self._contacts(body))
+
+    def info(self) -> dict[str, Any]:
+        """Return CALVIN's ``info``: ``robot_info`` and ``scene_info`` with raw contact points."""
+        movable = {}
+        for name, body in self.blocks.items():
+            position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self.client)
+            linear, angular = pybullet.getBaseVelocity(body, physicsClientId=self.client)
+            movable[name] = {
+                "current_pos": position,
+                "current_orn": quaternion,
+                "current_lin_vel": linear,
+                "current_ang_vel": angular,
+                "contacts": pybullet.getContactPoints(bodyA=body, physicsClientId=self.client),
+                "uid": body,
+            }
+        scene_info = self.table.info()
+        scene_info["movable_objects"] = movable
+        return {"robot_info": self.robot.info(), "scene_info": scene_info}
+
+    def close(self) -> None:
+        """Disconnect; a second call does nothing."""
+        if self.client >= 0:
+            pybullet.disconnect(physicsClientId=self.client)
+            self.client = -1
+
+
+def _outline(length: float, width: float, position: np.ndarray, yaw: float) -> np.ndarray:
+    """Return the corners (4, 2) of a block seen from above, grown by a little clearance, in order."""
+    x, y = length / 2 + _CLEARANCE, width / 2 + _CLEARANCE
+    turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+    corners: np.ndarray = np.array([[x, y], [-x, y], [-x, -y], [x, -y]]) @ turn.T + position[:2]
+    return corners
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Say whether two rectangles overlap: no edge of either separates them."""
+    for corners in (a, b):
+        for axis in corners[1:3] - corners[:2]:
+            first, second = a @ axis, b @ axis
+            if first.max() < second.min() or second.max() < first.min():
+                return False
+    return True
