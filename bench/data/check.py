@@ -1,0 +1,218 @@
+"""Finding what is wrong with a CALVIN data set, every frame of it, without changing or trusting anything.
+
+Faults that users of the published data met (mees/calvin issues 23, 26 and 40) are looked for by name: scene tables
+that name another scene, frames in two places, blocks in another scene's order.  A fault is a row, never an exception.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data import check_blocks
+from bench.data.arrays import list_npz, load_npy, load_npz
+from bench.data.calvin import FRAME_ARRAYS, REQUIRED, CalvinDataset, frame_path, read_ranges, relative_actions
+from bench.data.defects import Defect
+from bench.data.episode import Episode
+from bench.errors import UserError
+
+SPLITS = ("training", "validation")
+_TOLERANCE = 1e-3
+_BATCH = 256
+_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a data set holds and what is wrong with it.
+
+    Attributes:
+        frames: in the ranges of all splits.
+        episodes: of all splits.
+        windows: language windows that lie in an episode.
+        defects: by file and frame; none for a sound data set.
+    """
+
+    frames: int
+    episodes: int
+    windows: int
+    defects: tuple[Defect, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON data."""
+        return asdict(self) | {"defects": [asdict(defect) for defect in self.defects]}
+
+
+def check(directory: Path | str) -> CheckReport:
+    """Read every frame of every split and report what is wrong.
+
+    Raises:
+        UserError: the folder holds neither ``training/`` nor ``validation/``.
+    """
+    root = Path(directory)
+    present = [split for split in SPLITS if (root / split).is_dir()]
+    if not present:
+        raise UserError(
+            f"{root}: expected a CALVIN data set with training/ or validation/, got neither; check the path"
+        )
+    defects: list[Defect] = []
+    datasets = []
+    for split in present:
+        try:
+            datasets.append(CalvinDataset(root, split))
+        except UserError as error:
+            defects.append(Defect(str(root / split), None, str(error)))
+            defects.extend(_missing_of_unreadable(root / split))
+    for dataset in datasets:
+        defects.extend(_check_index(dataset))
+        for episode in dataset.episodes:
+            defects.extend(_check_episode(dataset, episode))
+        defects.extend(check_blocks.check_scenes(dataset))
+    if len(present) == len(SPLITS):
+        defects.extend(_in_both(root))
+    return CheckReport(
+        frames=sum(len(dataset) for dataset in datasets),
+        episodes=sum(len(dataset.episodes) for dataset in datasets),
+        windows=sum(len(dataset.windows) for dataset in datasets),
+        defects=tuple(dict.fromkeys(defects)),
+    )
+
+
+def _missing_of_unreadable(directory: Path) -> Iterator[Defect]:
+    """Say which frames are missing where another index file made the split unreadable."""
+    try:
+        ranges = read_ranges(directory)
+    except UserError:
+        return
+    for first, last in ranges:
+        yield from _missing(directory, first, last)
+
+
+def _missing(directory: Path, first: int, last: int) -> Iterator[Defect]:
+    """Give one row for each unbroken run of missing frames."""
+    start: int | None = None
+    for frame in range(first, last + 2):
+        absent = frame <= last and not frame_path(directory, frame).is_file()
+        if absent and start is None:
+            start = frame
+        elif not absent and start is not None:
+            what = f"missing: frames {start} to {frame - 1} of the range {first} to {last} have no file"
+            yield Defect(str(frame_path(directory, start)), start, what)
+            start = None
+
+
+def _check_index(dataset: CalvinDataset) -> Iterator[Defect]:
+    """Check ranges, lengths, windows, scene table and statistics against one another."""
+    directory = dataset.directory
+    index = str(directory / "ep_start_end_ids.npy")
+    for before, after in zip(dataset.episodes, dataset.episodes[1:], strict=False):
+        if after.first <= before.last:
+            what = f"duplicate: frames {after.first} to {min(before.last, after.last)} lie in two episodes"
+            yield Defect(index, after.first, what)
+    for window in dataset.stray:
+        what = f"window {window.first} to {window.last} ({window.task}) lies in no episode"
+        yield Defect(str(directory / "lang_annotations" / "auto_lang_ann.npy"), window.first, what)
+    unknown = [episode.id for episode in dataset.episodes if not episode.scene]
+    if unknown:
+        what = f"scene of {len(unknown)} of {len(dataset.episodes)} episodes is not told, first {unknown[0]}"
+        yield Defect(str(directory / "scene_info.npy"), int(unknown[0]), what)
+    lengths = directory / "ep_lens.npy"
+    try:
+        if lengths.is_file():
+            found = sorted(load_npy(lengths).ravel().tolist())
+            if found != sorted(len(episode) for episode in dataset.episodes):
+                yield Defect(str(lengths), None, f"lengths differ from the ranges: {str(found)[:80]}")
+        _ = dataset.statistics
+    except UserError as error:
+        yield Defect(str(directory), None, str(error))
+
+
+def _check_episode(dataset: CalvinDataset, episode: Episode) -> Iterator[Defect]:
+    """Read every frame once; compare each with the one before."""
+    directory = dataset.directory
+    yield from _missing(directory, episode.first, episode.last)
+    before: _Frame | None = None
+    steps = _Steps()
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for start in range(episode.first, episode.last + 1, _BATCH):
+            numbers = range(start, min(start + _BATCH, episode.last + 1))
+            for frame, found in zip(numbers, pool.map(lambda number: _read(directory, number), numbers), strict=True):
+                if isinstance(found, str):
+                    yield Defect(str(frame_path(directory, frame)), frame, found)
+                if not isinstance(found, _Frame):
+                    before = None
+                    continue
+                if before is not None and found.digest == before.digest:
+                    what = f"duplicate: the same content as frame {frame - 1}"
+                    yield Defect(str(frame_path(directory, frame)), frame, what)
+                steps.compare(frame, found, before)
+                before = found
+    yield from steps.defects(directory)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    digest: bytes
+    actions: NDArray[Any]
+    rel_actions: NDArray[Any]
+    robot_obs: NDArray[Any]
+
+
+def _read(directory: Path, number: int) -> _Frame | str | None:
+    """Return what later comparisons need of a frame, what is wrong with it, or None where it has no file."""
+    path = frame_path(directory, number)
+    if not path.is_file():
+        return None
+    try:
+        recorded = list_npz(path)
+        arrays = load_npz(path, {key: FRAME_ARRAYS[key] for key in FRAME_ARRAYS if key in REQUIRED or key in recorded})
+    except UserError as error:
+        return str(error)
+    digest = hashlib.sha256()
+    for array in arrays.values():
+        digest.update(array.tobytes())
+    return _Frame(digest.digest(), arrays["actions"], arrays["rel_actions"], arrays["robot_obs"])
+
+
+class _Steps:
+    """Collects the frames of an episode whose actions and poses contradict one another."""
+
+    def __init__(self) -> None:
+        self.relative: list[int] = []
+        self.absolute: list[int] = []
+
+    def compare(self, frame: int, found: _Frame, before: _Frame | None) -> None:
+        """Compare a frame's two actions, and the action before it with its pose."""
+        expected = relative_actions(found.actions[None], found.robot_obs[None])[0]
+        if np.abs(expected - found.rel_actions).max() > _TOLERANCE:
+            self.relative.append(frame)
+        if before is not None:
+            moved = (before.actions[:6] - found.robot_obs[:6]).astype(np.float64)
+            moved[3:] = (moved[3:] + np.pi) % (2 * np.pi) - np.pi
+            if np.abs(moved).max() > _TOLERANCE:
+                self.absolute.append(frame - 1)
+
+    def defects(self, directory: Path) -> Iterator[Defect]:
+        """Give one row for either contradiction, naming its first frame."""
+        rows = (
+            (self.relative, "rel_actions do not follow from actions and robot_obs"),
+            (self.absolute, "actions are not the pose of the next frame"),
+        )
+        for frames, what in rows:
+            if frames:
+                yield Defect(str(frame_path(directory, frames[0])), frames[0], f"{what} in {len(frames)} frames")
+
+
+def _in_both(root: Path) -> Iterator[Defect]:
+    names = [{path.name for path in (root / split).glob("episode_*.npz")} for split in SPLITS]
+    for name in sorted(names[0] & names[1]):
+        digits = name.removeprefix("episode_").removesuffix(".npz")
+        frame = int(digits) if digits.isdigit() else None
+        yield Defect(str(root / SPLITS[0] / name), frame, "duplicate: the same frame number is in the validation split")
