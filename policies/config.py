@@ -1,0 +1,194 @@
+"""Sizes and training settings of the flow policy: `tiny` for two CPU cores, `small` and `base` for one GPU.
+
+Only numbers and their checks; no network.  One code path serves all three: a preset is a value, not a fork.
+The presets follow the usual recipe of language-conditioned chunked flow matching (FLOWER, pi0, MDT) at sizes that
+train in minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from policies.api import PolicyError
+
+HEADS = ("flow", "regression")
+ENCODER_STAGES = 4
+
+
+def _checked_fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``data`` as keyword arguments of ``kind``; an unknown name is refused."""
+    known = {item.name for item in fields(kind)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise PolicyError(f"{kind.__name__} has no setting {unknown}; known: {sorted(known)}")
+    return dict(data)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a policy is trained; all arms of a comparison share one value.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: samples a step.
+        learning_rate: peak of the schedule (linear warm-up, cosine to 0).
+        warmup: steps of the warm-up; at most a tenth of ``steps`` is used.
+        betas: AdamW's moment decays.
+        weight_decay: for matrices and kernels only; biases, norms, and embeddings are not decayed.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights, reached gradually so that short runs do not keep their first weights.
+        shift: random shift of each image, as a share of its side (HULC, MDT, FLOWER: 10 of 224 px anchor, 4 of 84 px
+            wrist).
+        proprio_dropout: share of training samples whose proprioception is hidden (only if it is used).
+        checkpoint_every: steps between the states from which a killed run continues.
+        validate_every: steps between validations; 0 validates at the end only.
+        log_every: steps between rows of ``history.jsonl``.
+        compile: use ``torch.compile`` for the training step.
+    """
+
+    steps: int = 8000
+    batch: int = 512
+    learning_rate: float = 3e-4
+    warmup: int = 500
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    ema: float = 0.999
+    shift: float = 0.045
+    proprio_dropout: float = 0.5
+    checkpoint_every: int = 500
+    validate_every: int = 0
+    log_every: int = 20
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train, by name."""
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("steps", "batch", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"training.{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "validate_every", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise PolicyError(f"training.{name}: expected 0 or more, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise PolicyError(f"training.{name}: expected more than 0, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise PolicyError(f"training.ema: expected 0 <= ema < 1, got {self.ema}")
+        if not 0 <= self.shift < 0.5:
+            raise PolicyError(f"training.shift: expected a share of the image side in 0..0.5, got {self.shift}")
+        if not 0 <= self.proprio_dropout <= 1:
+            raise PolicyError(f"training.proprio_dropout: expected 0..1, got {self.proprio_dropout}")
+
+
+@dataclass(frozen=True)
+class FlowPolicyConfig:
+    """Architecture of the policy, and how it is trained.
+
+    Attributes:
+        name: preset name, for tables.
+        anchor_size, wrist_size: side in pixels to which each view is resized inside the policy.
+        width: channels of the encoder's first stage; each of the four stages doubles them.
+        blocks: residual blocks a stage.
+        stem_stride: stride of the first convolution (2 or 4).
+        dim, layers, heads: the action transformer.
+        chunk: K, actions predicted at a time.
+        execute: how many of them are carried out before asking again.
+        head: ``"flow"`` (flow matching) or ``"regression"`` (the same trunk, one pass, L1 loss: the ablation).
+        euler_steps: integration steps of the flow at test time.
+        text: sentence encoder, see :mod:`policies.text`.
+        text_dim: length of its vectors.
+        use_proprio: add a token for the robot's own state; off by default because policies then tend to read the
+            pose instead of the scene (HULC, arXiv 2204.06252: 2.64 falls to 2.20 with it).
+        training: see :class:`TrainingConfig`.
+    """
+
+    name: str = "small"
+    anchor_size: int = 96
+    wrist_size: int = 84
+    width: int = 32
+    blocks: int = 2
+    stem_stride: int = 2
+    dim: int = 256
+    layers: int = 4
+    heads: int = 8
+    chunk: int = 10
+    execute: int = 10
+    head: str = "flow"
+    euler_steps: int = 4
+    text: str = "hash-384"
+    text_dim: int = 384
+    use_proprio: bool = False
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse impossible architectures, naming the values that clash."""
+        if isinstance(self.training, Mapping):
+            object.__setattr__(self, "training", TrainingConfig(**_checked_fields(TrainingConfig, self.training)))
+        for name in ("width", "blocks", "layers", "heads", "euler_steps", "text_dim"):
+            if getattr(self, name) < 1:
+                raise PolicyError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.stem_stride not in (2, 4):
+            raise PolicyError(f"stem_stride: expected 2 or 4, got {self.stem_stride}")
+        for name in ("anchor_size", "wrist_size"):
+            if getattr(self, name) < self.stride:
+                raise PolicyError(f"{name}: {getattr(self, name)} px leaves no cell at stride {self.stride}")
+        if self.dim % (2 * self.heads):
+            raise PolicyError(f"dim {self.dim} must be a multiple of twice heads ({self.heads})")
+        if not 1 <= self.execute <= self.chunk:
+            raise PolicyError(f"execute {self.execute} must lie in 1..chunk ({self.chunk})")
+        if self.head not in HEADS:
+            raise PolicyError(f"head: expected one of {list(HEADS)}, got {self.head!r}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side that one spatial cell of the last stage stands for."""
+        return self.stem_stride * 2 ** (ENCODER_STAGES - 1)
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> FlowPolicyConfig:
+        """About 2M parameters: tests and the demo on two CPU cores."""
+        training = TrainingConfig(
+            steps=400, batch=32, learning_rate=1e-3, warmup=40, ema=0.99, checkpoint_every=100, log_every=10
+        )
+        values: dict[str, Any] = {
+            "name": "tiny", "anchor_size": 64, "wrist_size": 64, "width": 16, "blocks": 1, "dim": 128, "layers": 3,
+            "heads": 4, "training": training,
+        }  # fmt: skip
+        return cls(**(values | changes))
+
+    @classmethod
+    def small(cls, **changes: Any) -> FlowPolicyConfig:
+        """About 12M parameters: the default on one GPU."""
+        return cls(**changes)
+
+    @classmethod
+    def base(cls, **changes: Any) -> FlowPolicyConfig:
+        """About 45M parameters."""
+        training = TrainingConfig(batch=256, learning_rate=2e-4)
+        values: dict[str, Any] = {
+            "name": "base", "anchor_size": 128, "wrist_size": 84, "width": 64, "stem_stride": 4, "dim": 384,
+            "layers": 6, "training": training,
+        }  # fmt: skip
+        return cls(**(values | changes))
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> FlowPolicyConfig:
+        """Return the preset called ``name``; ``PolicyError`` names those that exist."""
+        presets = {"tiny": cls.tiny, "small": cls.small, "base": cls.base}
+        if name not in presets:
+            raise PolicyError(f"unknown policy preset {name!r}; choose one of {sorted(presets)}")
+        return presets[name](**changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the configuration as plain JSON data."""
+        data = asdict(self)
+        data["training"]["betas"] = list(self.training.betas)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FlowPolicyConfig:
+        """Build a configuration from :meth:`to_json`'s data."""
+        return cls(**_checked_fields(cls, data))

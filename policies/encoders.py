@@ -1,0 +1,103 @@
+"""Images to tokens: a small GroupNorm residual network per camera, every cell of its last map one token.
+
+The shape is ResNet's; GroupNorm instead of BatchNorm because averaged (EMA) weights and batch statistics do not mix
+(Diffusion Policy, arXiv 2303.04137, section 3.2).  Nothing here knows about language or actions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from policies.config import ENCODER_STAGES
+
+CHANNELS_PER_GROUP = 16
+
+
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """Resize uint8 (B, H, W, 3) to uint8 (B, size, size, 3), antialiased.
+
+    Training data and test observations pass through this one function, so that they are resized alike.
+    """
+    if images.shape[1] == images.shape[2] == size:
+        return images
+    planes = images.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+    planes = F.interpolate(planes, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return planes.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()  # (B, size, size, 3)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm1 = _norm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.norm2 = _norm(channels_out)
+        changes = stride != 1 or channels_in != channels_out
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = self.norm2(self.conv2(y))
+        return F.relu(y + self.shortcut(x), inplace=True)
+
+
+class ViewEncoder(nn.Module):
+    """One camera's image to tokens, with a learned position for each cell and a learned mark for the camera.
+
+    A view that is absent is replaced as a whole by one learned token: the output has N cell tokens and one
+    absent-view token, and the mask says which of them count.  So a policy without a wrist view is the same network.
+    """
+
+    def __init__(self, size: int, width: int, blocks: int, stem_stride: int, dim: int) -> None:
+        super().__init__()
+        self.size = size
+        kernel = 2 * stem_stride - 1
+        self.stem = nn.Conv2d(3, width, kernel, stem_stride, kernel // 2, bias=False)
+        self.stem_norm = _norm(width)
+        stages: list[nn.Module] = []
+        channels = width
+        for stage in range(ENCODER_STAGES):
+            wider = width * 2**stage
+            for block in range(blocks):
+                stages.append(ResidualBlock(channels, wider, 2 if stage > 0 and block == 0 else 1))
+                channels = wider
+        self.stages = nn.Sequential(*stages)
+        self.cells = self._cells(stem_stride)
+        self.project = nn.Linear(channels, dim)
+        self.position = nn.Parameter(torch.randn(self.cells, dim) * 0.02)
+        self.camera = nn.Parameter(torch.randn(dim) * 0.02)
+        self.absent = nn.Parameter(torch.randn(dim) * 0.02)
+
+    def _cells(self, stem_stride: int) -> int:
+        side = -(-self.size // stem_stride)
+        for _ in range(ENCODER_STAGES - 1):
+            side = -(-side // 2)
+        return side * side
+
+    def forward(self, images: Tensor | None, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, N, D) and mask (B, N), true where a token counts.
+
+        Args:
+            images: uint8 (B, H, W, 3), or None if no sample of the batch has this view: then only the absent-view
+                token is returned (N = 1), and the convolutions are not run at all.
+            present: bool (B,), whether each sample has this view.
+        """
+        absent = self.absent.expand(present.shape[0], 1, -1)  # (B, 1, D)
+        if images is None:
+            return absent, torch.ones_like(present).unsqueeze(1)
+        x = resize_images(images, self.size).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory
+        x = x.to(self.stem.weight.dtype) / 127.5 - 1
+        x = self.stages(F.relu(self.stem_norm(self.stem(x)), inplace=True))  # (B, C, h, w)
+        x = self.project(x.flatten(2).transpose(1, 2))  # (B, N, D)
+        tokens = torch.cat([x + self.position + self.camera, absent.to(x.dtype)], dim=1)  # (B, N + 1, D)
+        here = present.unsqueeze(1)
+        return tokens, torch.cat([here.expand(-1, self.cells), ~here], dim=1)

@@ -1,0 +1,85 @@
+"""Policies by name or by folder: the one place that turns what a user typed into a :class:`policies.api.Policy`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policies.api import ActionConvention, Policy, PolicyError
+from policies.checkpoint import check_fit
+from policies.simple import HoldStill, RandomPolicy
+
+TINY_SENTENCES = ("push the sliding door to the left", "grasp the red block")
+
+
+@dataclass(frozen=True)
+class RegisteredPolicy:
+    """A policy that can be made from its name alone.
+
+    Attributes:
+        make: builds it.
+        stochastic: whether its actions depend on the seeds.
+        summary: one line for lists.
+    """
+
+    make: Callable[[], Policy]
+    stochastic: bool
+    summary: str
+
+
+def _untrained(head: str, arm: str) -> Policy:
+    from policies.flow import FlowPolicy, FlowPolicyConfig
+
+    return FlowPolicy.initial(FlowPolicyConfig.tiny(head=head), arm, TINY_SENTENCES)
+
+
+POLICIES: dict[str, RegisteredPolicy] = {
+    "random": RegisteredPolicy(RandomPolicy, True, "uniform actions: the floor of every table"),
+    "hold-still": RegisteredPolicy(HoldStill, False, "never moves"),
+    "flow-untrained": RegisteredPolicy(lambda: _untrained("flow", "real"), True, "tiny flow policy, first weights"),
+    "flow-untrained-anchor": RegisteredPolicy(
+        lambda: _untrained("flow", "anchor"), True, "the same without a wrist view"
+    ),
+    "regression-untrained": RegisteredPolicy(
+        lambda: _untrained("regression", "real"), False, "tiny regression policy, first weights"
+    ),
+}
+
+
+def load_policy(
+    name: str | Path,
+    *,
+    expect_arm: str | None = None,
+    views: Sequence[str] | None = None,
+    actions: ActionConvention | None = None,
+    **options: Any,
+) -> Policy:
+    """Return the policy called ``name``, or the one saved in the folder ``name``.
+
+    Args:
+        name: a key of ``POLICIES`` or a checkpoint folder.
+        expect_arm: the arm to be scored; a checkpoint of another arm is refused.
+        views: the views that the rollout offers.
+        actions: the world's action convention.
+        **options: ``device`` and ``pad_to`` for a checkpoint, see :func:`policies.checkpoint.load`.
+
+    Raises:
+        PolicyError: nothing of that name, or it does not fit.
+    """
+    entry = POLICIES.get(str(name))
+    if entry is not None:
+        policy = entry.make()
+        check_fit(policy.spec, where=str(name), expect_arm=expect_arm, views=views, actions=actions)
+        return policy
+    if not Path(name).is_dir():
+        close = difflib.get_close_matches(str(name), POLICIES, n=3)
+        hint = f"did you mean {close}?" if close else f"known names: {sorted(POLICIES)}"
+        raise PolicyError(f"no policy {str(name)!r}: expected a checkpoint folder or a known name; {hint}")
+    from policies import checkpoint
+
+    if actions is not None:
+        options["actions"] = actions
+    return checkpoint.load(name, expect_arm=expect_arm, views=views, **options)
