@@ -66,6 +66,10 @@ class CalvinWriter:
         self._journal = self._partial / "journal.jsonl"
         self._entries = _read_journal(self._journal)
         self._first_frame = first_frame
+        written = {frame for entry in self._entries for frame in range(entry["first"], entry["last"] + 1)}
+        for path in self._partial.glob("episode_*.npz"):
+            if int(path.stem.removeprefix("episode_")) not in written:
+                path.unlink()
 
     @property
     def done(self) -> frozenset[str]:
