@@ -1,0 +1,160 @@
+"""What there is to draw: PyBullet's visual shapes as meshes with a place, a colour and an image.
+
+Not here: OpenGL.  A part is what one link shows in one colour and with one image; ``PoseReader`` says where the links
+are now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pybullet
+from numpy.typing import NDArray
+
+from bench.calvin import meshes, textures
+from bench.calvin.meshes import Mesh
+from bench.errors import UserError
+
+Image = str | Path | None
+"""A procedural material's name, an image file, or None for plain colour."""
+
+_WHITE = (1.0, 1.0, 1.0, 1.0)
+_FLOOR = "plane"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a link shows in one colour and with one image.
+
+    Attributes:
+        body: PyBullet's body id.
+        link: link index, -1 for the base.
+        mesh: triangles in metres, in the frame of the link.
+        rgba: colour, 0..1.
+        image: what is laid over the mesh.
+    """
+
+    body: int
+    link: int
+    mesh: Mesh
+    rgba: tuple[float, float, float, float]
+    image: Image = None
+
+
+def matrices(positions: NDArray[np.float64], quaternions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (N, 4, 4) rigid transforms from (N, 3) positions and (N, 4) unit quaternions x, y, z, w."""
+    x, y, z, w = quaternions.T
+    out = np.zeros((len(positions), 4, 4))
+    out[:, 0, 0], out[:, 0, 1], out[:, 0, 2] = 1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)
+    out[:, 1, 0], out[:, 1, 1], out[:, 1, 2] = 2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)
+    out[:, 2, 0], out[:, 2, 1], out[:, 2, 2] = 2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)
+    out[:, :3, 3] = positions
+    out[:, 3, 3] = 1.0
+    return out
+
+
+def _matrix(position: Any, quaternion: Any) -> NDArray[np.float64]:
+    return matrices(np.array([position], np.float64), np.array([quaternion], np.float64))[0]
+
+
+def _shape_mesh(kind: int, dimensions: tuple[float, float, float], filename: str, *, radial: bool) -> Mesh:
+    if kind == pybullet.GEOM_BOX:
+        return meshes.box(dimensions, radial=radial)
+    if kind == pybullet.GEOM_CYLINDER:
+        return meshes.cylinder(dimensions[1], dimensions[0], radial=radial)
+    if kind == pybullet.GEOM_SPHERE:
+        return meshes.sphere(dimensions[0])
+    if kind == pybullet.GEOM_MESH:
+        return meshes.scaled(meshes.load_mesh(Path(filename).resolve()), dimensions)
+    raise UserError(f"visual shape: expected a box, cylinder, sphere or mesh file, got PyBullet's kind {kind}")
+
+
+def _names(client: int, body: int) -> tuple[str, dict[int, str]]:
+    """Return a body's name and its links' names by index."""
+    base, name = pybullet.getBodyInfo(body, physicsClientId=client)
+    links = {-1: base.decode()}
+    for joint in range(pybullet.getNumJoints(body, physicsClientId=client)):
+        links[joint] = pybullet.getJointInfo(body, joint, physicsClientId=client)[12].decode()
+    return name.decode(), links
+
+
+def _parts_of_body(client: int, body: int, materials: Mapping[str, str]) -> list[Part]:
+    name, links = _names(client, body)
+    # A body that brings no images of its own is drawn with edges; PyBullet rounds the corners of lone blocks.
+    built = any(link in materials for link in links.values())
+    parts = []
+    for shape in pybullet.getVisualShapeData(body, physicsClientId=client):
+        link, kind, dimensions, filename, position, quaternion, rgba = shape[1:8]
+        mesh = _shape_mesh(kind, dimensions, filename.decode(), radial=not built)
+        image: Image = mesh.texture
+        if image is None and rgba == _WHITE and links[link] in materials:
+            image = materials[links[link]]
+        frame = _matrix(position, quaternion)
+        mesh = meshes.moved(mesh, frame)
+        if isinstance(image, str):
+            mesh = meshes.wrapped(mesh, textures.TILE)
+        parts.append(Part(body, link, mesh, rgba, image))
+    if name == _FLOOR:
+        parts = [
+            replace(part, image="checker") if isinstance(part.image, Path) and materials else part for part in parts
+        ]
+    return parts
+
+
+def collect_parts(client: int, materials: Mapping[str, str]) -> list[Part]:
+    """Return what every body of a PyBullet client shows.
+
+    Args:
+        client: PyBullet's physics client id.
+        materials: link name to the name of a procedural material, for white shapes whose mesh brings no image.
+    """
+    found: dict[tuple[int, int, Image, tuple[float, ...]], list[Part]] = {}
+    for index in range(pybullet.getNumBodies(physicsClientId=client)):
+        body = pybullet.getBodyUniqueId(index, physicsClientId=client)
+        for part in _parts_of_body(client, body, materials):
+            found.setdefault((part.body, part.link, part.image, part.rgba), []).append(part)
+    return [replace(parts[0], mesh=meshes.joined([part.mesh for part in parts])) for parts in found.values()]
+
+
+class PoseReader:
+    """Reads where links are: two PyBullet calls a body, whatever the number of links."""
+
+    def __init__(self, client: int, places: list[tuple[int, int]]) -> None:
+        """Prepare to read the poses of ``places``, pairs of body and link."""
+        self._client = client
+        self._links: dict[int, list[int]] = {}
+        for body, link in places:
+            links = self._links.setdefault(body, [])
+            if link not in links:
+                links.append(link)
+        rows: list[tuple[int, int]] = []
+        self._bases: list[tuple[int, NDArray[Any]]] = []
+        for body, links in self._links.items():
+            links.sort()
+            if links[0] == -1:
+                info = pybullet.getDynamicsInfo(body, -1, physicsClientId=client)
+                self._bases.append((len(rows), np.linalg.inv(_matrix(info[3], info[4]))))
+            rows += [(body, link) for link in links]
+        self._order = np.array([rows.index(place) for place in places])
+
+    def read(self) -> NDArray[np.float64]:
+        """Return (N, 4, 4) ``world_from_link`` of the places, in their order."""
+        positions, quaternions = [], []
+        for body, links in self._links.items():
+            moving = links
+            if links[0] == -1:
+                position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
+                positions.append(position)
+                quaternions.append(quaternion)
+                moving = links[1:]
+            for state in pybullet.getLinkStates(body, moving, physicsClientId=self._client) if moving else ():
+                positions.append(state[4])
+                quaternions.append(state[5])
+        world = matrices(np.array(positions), np.array(quaternions))
+        for row, link_from_inertial in self._bases:
+            world[row] = world[row] @ link_from_inertial  # PyBullet gives a base by its centre of mass
+        return world[self._order]

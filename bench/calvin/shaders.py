@@ -1,0 +1,141 @@
+"""The GLSL programs of the renderer and the constants of its light.
+
+Not here: any call of OpenGL.  The shading model and its numbers are those of PyBullet's OpenGL renderer (bullet3
+``examples/OpenGLWindow/GLInstancingRenderer.cpp``, ``eglRendererVisualShapeConverter.cpp``), checked against pictures
+of the original environment: half-Lambert light from far away, one half of it ambient, a highlight with exponent 41,
+and a shadow that darkens by three tenths, softened by bilinear comparison.  Light is computed at the corners of
+triangles, not at pixels: on a CPU that halves the time, and at these resolutions nothing of it can be seen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BACKGROUND = (0.7, 0.7, 0.8)
+LIGHT_POSITION = (-5.0, -40.0, 200.0)
+"""Metres from the origin: so far away that its rays are parallel."""
+
+HIGHLIGHT_EYE = (-1.4548, -0.2565, 0.2605)
+"""Where highlights are seen from: Bullet's default camera (distance 1.5 m, yaw -80°, pitch -10°, at the origin).
+
+PyBullet hands its matrices to the drawing but leaves this point alone, so highlights do not follow the view.
+"""
+
+SHADOW_TEXEL = 20.0 / 4096
+"""Metres a shadow-map texel: Bullet spreads 4096 over 20 m.  Here only the middle of that map is drawn."""
+
+SHADOW_SIZE = 384
+"""Texels along a side of the part that is drawn: ±0.94 m around the table."""
+
+SHADOW_DEPTH = (1.0, 300.0)
+
+MAX_OBJECTS = 96
+
+VERTEX = """
+#version 330
+const int MAX_OBJECTS = %(max_objects)s;
+const vec3 TO_LIGHT = normalize(vec3(%(light)s));
+const vec3 HIGHLIGHT_EYE = vec3(%(eye)s);
+layout(std140) uniform Objects {
+    mat4 world_from_object[MAX_OBJECTS];
+    vec4 tint[MAX_OBJECTS];
+};
+uniform mat4 clip_from_world;
+uniform mat4 shadow_from_world;
+in vec3 position;
+in vec3 normal;
+in vec2 uv;
+in vec4 colour_and_object;
+out vec3 always;
+out vec3 when_lit;
+out vec3 shadow_point;
+out vec2 image_point;
+void main() {
+    int object = int(colour_and_object.w * 255.0 + 0.5);
+    vec4 world = world_from_object[object] * vec4(position, 1.0);
+    vec3 n = mat3(world_from_object[object]) * normal;
+    float facing = dot(n, TO_LIGHT);
+    float diffuse = 0.5 + 0.5 * facing;
+    float mirrored = max(dot(normalize(HIGHLIGHT_EYE - world.xyz), reflect(-TO_LIGHT, n)), 0.0);
+    float highlight = pow(mirrored, 41.0);
+    vec3 base = colour_and_object.rgb * tint[object].rgb;
+    always = base * (0.5 + 0.35 * diffuse);
+    when_lit = facing < 0.0 ? vec3(0.0) : base * (0.15 * diffuse + 0.5 * highlight);
+    shadow_point = (shadow_from_world * world).xyz * 0.5 + 0.5;
+    image_point = uv;
+    gl_Position = clip_from_world * world;
+}
+"""
+
+FRAGMENT = """
+#version 330
+uniform sampler2DShadow shadow_map;
+uniform sampler2D image;
+in vec3 always;
+in vec3 when_lit;
+in vec3 shadow_point;
+in vec2 image_point;
+out vec4 pixel;
+void main() {
+    vec3 light = always + when_lit * texture(shadow_map, shadow_point);
+    pixel = vec4(light%(image)s, 1.0);
+}
+"""
+
+SHADOW_VERTEX = """
+#version 330
+const int MAX_OBJECTS = %(max_objects)s;
+layout(std140) uniform Objects {
+    mat4 world_from_object[MAX_OBJECTS];
+    vec4 tint[MAX_OBJECTS];
+};
+uniform mat4 shadow_from_world;
+in vec3 position;
+in vec4 colour_and_object;
+void main() {
+    int object = int(colour_and_object.w * 255.0 + 0.5);
+    gl_Position = shadow_from_world * world_from_object[object] * vec4(position, 1.0);
+}
+"""
+
+SHADOW_FRAGMENT = """
+#version 330
+void main() {}
+"""
+
+
+def program_sources() -> dict[str, dict[str, str]]:
+    """Return the sources of the two programs, ``picture`` and ``shadow``, by stage."""
+    values = {
+        "max_objects": str(MAX_OBJECTS),
+        "light": ", ".join(str(float(x)) for x in LIGHT_POSITION),
+        "eye": ", ".join(str(float(x)) for x in HIGHLIGHT_EYE),
+    }
+    vertex = VERTEX.strip() % values
+    textured = FRAGMENT.strip() % {"image": " * texture(image, image_point).rgb"}
+    return {
+        "plain": {"vertex_shader": vertex, "fragment_shader": FRAGMENT.strip() % {"image": ""}},
+        "textured": {"vertex_shader": vertex, "fragment_shader": textured},
+        "shadow": {"vertex_shader": SHADOW_VERTEX.strip() % values, "fragment_shader": SHADOW_FRAGMENT.strip()},
+    }
+
+
+def shadow_from_world() -> NDArray[np.float64]:
+    """Return the 4x4 matrix from world points to the shadow map's clip space (x, y, z in -1..1).
+
+    Its texels lie where Bullet's do: the map is centred on the origin and turned as ``btPlaneSpace1`` turns it.
+    """
+    light = np.asarray(LIGHT_POSITION)
+    distance = np.linalg.norm(light)
+    back = light / distance
+    up = np.array([0.0, -back[2], back[1]]) / np.hypot(back[1], back[2])
+    right = np.cross(up, back)
+    half = SHADOW_TEXEL * SHADOW_SIZE / 2
+    near, far = SHADOW_DEPTH
+    matrix = np.eye(4)
+    matrix[0, :3] = right / half
+    matrix[1, :3] = up / half
+    matrix[2, :3] = -2 / (far - near) * back
+    matrix[2, 3] = (2 * distance - far - near) / (far - near)
+    return matrix
