@@ -10,7 +10,7 @@ import faulthandler
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,6 +78,7 @@ class ChainWorker:
         steps_per_subtask: step budget.
         instructions: task to sentence, or None for the evaluation sentences.
         watchdog_s: seconds without a control step after which this process ends itself; None where it must not.
+        import_path: folders that the driver imports from and this process may not know yet.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class ChainWorker:
         steps_per_subtask: int = STEPS_PER_SUBTASK,
         instructions: Mapping[str, str] | None = None,
         watchdog_s: float | None = None,
+        import_path: Sequence[str] = (),
     ) -> None:
+        import_also(import_path)
         self._options, self._steps, self._instructions = world, steps_per_subtask, instructions
         self._watchdog_s, self._armed = watchdog_s, 0.0
         self._world: World | None = None
@@ -171,7 +174,14 @@ class ChainWorker:
 class InferenceActor:
     """A policy behind a :class:`BatchingServer`, as an async Ray actor."""
 
-    def __init__(self, source: PolicySource, max_batch: int = MAX_BATCH, max_wait_s: float = MAX_WAIT_S) -> None:
+    def __init__(
+        self,
+        source: PolicySource,
+        max_batch: int = MAX_BATCH,
+        max_wait_s: float = MAX_WAIT_S,
+        import_path: Sequence[str] = (),
+    ) -> None:
+        import_also(import_path)
         policy = source.load()
         if isinstance(policy, Script):
             raise UserError(f"policy {source.name!r} reads the simulator's state; use --inference local")
@@ -188,6 +198,11 @@ class InferenceActor:
     async def statistics(self) -> dict[str, float | int | None]:
         """Return how well the batches fill and how long requests wait."""
         return self._server.statistics()
+
+
+def import_also(folders: Sequence[str]) -> None:
+    """Let this process import what the driver can: a policy or world of the user's own."""
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
 def _one_torch_thread() -> None:

@@ -35,7 +35,7 @@ class World(Protocol):
     """The part of ``bench.calvin.env.CalvinEnv`` that the loop touches."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Put the world into the state of ``options`` and return (observation, info)."""
+        """Put the world into ``options``' ``robot_obs`` and ``scene_obs``, draw if ``render_views``; (observation, info)."""
         ...
 
     def step(self, action: NDArray[np.floating], render_views: bool = True) -> tuple[Any, ...]:
@@ -212,7 +212,7 @@ def run_chain(
     sentences = _sentences(chain.tasks, instructions)
     stream = generator.stream(request_seed(seed, chain.chain_id)) if generator is not None else None
     eye = _Eye(env, wrist, stream)
-    eye.take(env.reset(seed=0, options=chain.start)[0])
+    eye.take(env.reset(options={**chain.start, "render_views": recorder is not None})[0])
     solved, steps = 0, []
     for subtask, (task, sentence) in enumerate(zip(chain.tasks, sentences, strict=True)):
         env.begin_subtask()

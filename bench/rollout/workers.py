@@ -7,6 +7,7 @@ faults it is missing and said to be.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,7 +112,7 @@ def roll_out_jobs(
             if todo and workers == 0:
                 _serially(book, ChainWorker(world, steps_per_subtask, instructions))
             elif todo:
-                recipe = (world, steps_per_subtask, instructions, watchdog_s)
+                recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path))
                 ray = start_ray(ray_address)
                 pool = _Pool(ray, book, recipe, workers, max_batch if inference == "actor" else 0)
                 pool.drain()
@@ -254,7 +255,7 @@ class _Pool:
     def _serve(self, source: PolicySource) -> tuple[Any, RemotePolicy]:
         gpus = 0 if source.device.startswith("cpu") else 0.01
         options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 3, "max_task_retries": -1, "max_concurrency": 1000}
-        actor = self.ray.remote(**options)(InferenceActor).remote(source, self.max_batch)
+        actor = self.ray.remote(**options)(InferenceActor).remote(source, self.max_batch, import_path=tuple(sys.path))
         try:
             return actor, RemotePolicy(self.ray.get(actor.spec.remote()), actor)
         except self.ray.exceptions.RayTaskError as error:

@@ -53,7 +53,7 @@ class WorldOptions:
 
 def world_facts(world: World) -> dict[str, Any]:
     """Return what only a built world knows and what its numbers depend on: renderer and package versions."""
-    facts: dict[str, Any] = {"renderer": getattr(world, "renderer_name", type(world).__name__)}
+    facts: dict[str, Any] = {"renderer": getattr(world, "renderer", type(world).__name__)}
     for package in PACKAGES_THAT_MATTER:
         try:
             facts[package] = metadata.version(package)

@@ -41,7 +41,7 @@ class PointWorld:
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
         assert options is not None
         self.chain_id, self.position, self.resets, self.age = int(options["robot_obs"][0]), 0.0, self.resets + 1, 0
-        return {**self._state(), "rgb_obs": self.views()}, {}
+        return ({**self._state(), "rgb_obs": self.views()} if options["render_views"] else self._state()), {}
 
     def step(self, action: np.ndarray, render_views: bool = True) -> tuple[Any, ...]:
         self.actions.append(action)

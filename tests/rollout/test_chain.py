@@ -150,7 +150,7 @@ def test_script_sees_the_world_and_gets_its_own_generator_per_subtask() -> None:
     first = list(drawn)
     run(PointWorld(), Script())
     assert drawn[5:] == first
-    assert world.draws == 1  # the reset's own
+    assert world.draws == 0
 
 
 def test_lacking_instruction_is_named() -> None:
