@@ -91,7 +91,7 @@ def read_npy_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.d
         shape, fortran, dtype = _parse_header(raw + stream.read(length))
         if any(size < 0 for size in shape):
             raise ValueError(f"shape {shape}")
-    except _BROKEN as error:
+    except Exception as error:  # NumPy's header parser ends in Python's own tokenizer, which raises what it likes.
         raise UserError(f"cannot read {name}: not a whole .npy ({_first_line(error)}); fetch it again") from None
     return shape, dtype, fortran
 
