@@ -82,7 +82,7 @@ class Overlay:
             index = json.loads(path.read_text())
             overlay = cls(path.parent, index)
             for entry in overlay._entries.values():
-                _ = (int(entry["frames"]), [int(size) for size in entry["size"]], str(entry["sha256"]))
+                _check_entry(entry)
         except OSError as error:
             raise UserError(f"{path}: expected an overlay's index, got {error.strerror}; generate the views") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -204,6 +204,15 @@ class Overlay:
     def _write_index(self) -> None:
         index = {"dataset": self.dataset, "provenance": self.provenance, "episodes": self._entries}
         atomic.write_json(self.directory / "index.json", index)
+
+
+def _check_entry(entry: Mapping[str, Any]) -> None:
+    """Raise a ValueError, KeyError or TypeError for an index entry that :meth:`Overlay.add` cannot have written."""
+    sizes = [entry["frames"], *entry["size"], *(entry.get("condition_size") or ())]
+    if not all(isinstance(size, int) and 0 < size < 1 << 24 for size in sizes) or len(entry["size"]) != 2:
+        raise ValueError(f"sizes {sizes}")
+    if len(entry["sha256"]) != 64 or not set(entry["sha256"]) <= set("0123456789abcdef"):
+        raise ValueError(f"hash {entry['sha256']}")
 
 
 def _packed(arrays: Mapping[str, NDArray[np.uint8]]) -> bytes:
