@@ -92,13 +92,18 @@ def read_npy_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.d
         if any(size < 0 for size in shape):
             raise ValueError(f"shape {shape}")
     except Exception as error:  # NumPy's header parser ends in Python's own tokenizer, which raises what it likes.
-        raise UserError(f"cannot read {name}: not a whole .npy ({_first_line(error)}); fetch it again") from None
+        raise UserError(f"cannot read {name}: not a whole .npy ({first_line(error)}); fetch it again") from None
     return shape, dtype, fortran
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+def printable(text: str, limit: int = 120) -> str:
+    """Return text of a file that is not trusted, fit for one line of a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception's type and the start of its words, on one line."""
+    return f"{type(error).__name__}: {printable(str(error))}" if str(error) else type(error).__name__
 
 
 def _read_values(
@@ -109,7 +114,7 @@ def _read_values(
     try:
         data = stream.read(wanted + 1)
     except _BROKEN as error:
-        raise UserError(f"cannot read {name}: damaged ({_first_line(error)}); fetch it again") from None
+        raise UserError(f"cannot read {name}: damaged ({first_line(error)}); fetch it again") from None
     if len(data) != wanted:
         came = f"{len(data)}" if len(data) < wanted else "more"
         raise UserError(f"cannot read {name}: expected {wanted} bytes of {dtype} {shape}, got {came}; fetch it again")
@@ -143,7 +148,7 @@ def _read_member(archive: zipfile.ZipFile, key: str, spec: ArraySpec, path: Path
     except KeyError:
         present = sorted(entry.removesuffix(".npy") for entry in archive.namelist())
         raise UserError(
-            f"{path}: expected an array {key!r}, got {', '.join(present[:12])[:200]}; this frame lacks it"
+            f"{path}: expected an array {key!r}, got {printable(', '.join(present), 200)}; this frame lacks it"
         ) from None
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{name}: expected stored or deflated data, got zip method {member.compress_type}")
@@ -156,7 +161,7 @@ def _read_member(archive: zipfile.ZipFile, key: str, spec: ArraySpec, path: Path
                 raise UserError(f"{name}: expected {spec}, got {dtype} {shape}; record or fetch this frame again")
             return _read_values(stream, shape, dtype, fortran, name)
     except _BROKEN as error:
-        raise UserError(f"cannot read {name}: damaged ({_first_line(error)}); fetch it again") from None
+        raise UserError(f"cannot read {name}: damaged ({first_line(error)}); fetch it again") from None
 
 
 def load_npz(path: Path, specs: Mapping[str, ArraySpec], *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, NDArray[Any]]:
@@ -179,7 +184,7 @@ def load_npz(path: Path, specs: Mapping[str, ArraySpec], *, max_bytes: int = MAX
     except FileNotFoundError:
         raise UserError(f"{path}: expected a frame, got no such file; fetch the data set again") from None
     except _BROKEN as error:
-        raise UserError(f"cannot read {path}: truncated or damaged ({_first_line(error)}); fetch it again") from None
+        raise UserError(f"cannot read {path}: truncated or damaged ({first_line(error)}); fetch it again") from None
     for key, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UserError(f"{path} [{key}]: expected finite numbers, got NaN or infinity; leave this frame out")
@@ -196,4 +201,4 @@ def list_npz(path: Path) -> tuple[str, ...]:
         with zipfile.ZipFile(path) as archive:
             return tuple(name.removesuffix(".npy") for name in archive.namelist())
     except _BROKEN as error:
-        raise UserError(f"cannot read {path}: missing or damaged ({_first_line(error)}); fetch it again") from None
+        raise UserError(f"cannot read {path}: missing or damaged ({first_line(error)}); fetch it again") from None

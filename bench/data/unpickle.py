@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.arrays import read_npy_header
+from bench.data.arrays import first_line, printable, read_npy_header
 from bench.errors import UserError
 
 MAX_BYTES = 1 << 30
@@ -44,7 +44,7 @@ class _RefusedError(Exception):
 
 
 def _refuse(what: str) -> NoReturn:
-    raise _RefusedError(what)
+    raise _RefusedError(printable(what, 240))
 
 
 class _Dtype:

@@ -59,7 +59,7 @@ def test_a_damaged_frame_gives_arrays_or_one_line(tmp_path, data):
     arrays, words = outcome(lambda: load_npz(path, SPECS))
     if arrays is None:
         assert "frame.npz" in words
-        assert "\n" not in words
+        assert words.isprintable()
         return
     assert arrays["a"].shape == (7,)
     assert np.isfinite(arrays["a"]).all()
@@ -75,7 +75,7 @@ def test_a_damaged_index_gives_an_array_or_one_line(tmp_path, data):
     array, words = outcome(lambda: load_npy(path))
     if array is None:
         assert "index.npy" in words
-        assert "\n" not in words
+        assert words.isprintable()
 
 
 def _write_header(path: Path, shape: tuple[int, ...], descr: str, data: bytes) -> None:
