@@ -49,12 +49,12 @@ class WristPlan:
         return {source: sum(s == source for s in self.sources.values()) for source in ("real", "generated", "absent")}
 
 
-def plan_wrist(arm: Arm, episodes: Sequence[str], paired_share: float, seed: int) -> WristPlan:
+def plan_wrist(arm: Arm, episodes: Sequence[Episode], paired_share: float, seed: int) -> WristPlan:
     """Decide every episode's wrist source; episodes are taken whole, never by frame.
 
     Args:
         arm: the arm.
-        episodes: ids of the training episodes.
+        episodes: the training episodes.
         paired_share: share with wrist recordings: the world model's training data, real in every arm that has any.
         seed: of the split; the same for all arms of a run.
     """
@@ -62,10 +62,10 @@ def plan_wrist(arm: Arm, episodes: Sequence[str], paired_share: float, seed: int
     rest: WristSource = "generated" if arm.generator else "absent"
     recorded: set[str] = set()
     if share == 1.0:
-        recorded = set(episodes)
+        recorded = {episode.id for episode in episodes}
     elif share is not None:
         recorded = set(split_paired(episodes, share, seed)[0])
-    return WristPlan(arm, {episode: "real" if episode in recorded else rest for episode in episodes})
+    return WristPlan(arm, {episode.id: "real" if episode.id in recorded else rest for episode in episodes})
 
 
 def _frames_of(episode: Episode) -> NDArray[np.int64]:

@@ -70,12 +70,6 @@ def _doctor(_: argparse.Namespace) -> Mapping[str, Any]:
     return examine()
 
 
-def _report(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.pipeline import rewrite_report
-
-    return rewrite_report(args.run)
-
-
 def _collect(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.demonstrations import CollectOptions, collect
 
@@ -105,6 +99,7 @@ def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
         assets=args.calvin_assets,
         renderer=args.renderer,
         ray_address=args.ray_address,
+        inference=args.inference,
         progress=not args.quiet,
     )
     return roll_out_policy(args.policy, args.out, options)
@@ -190,8 +185,6 @@ def _add_main_job(verbs: _Verbs) -> None:
         parser.add_argument("--seed", type=_whole, default=0, metavar="N", help="added to every seed of the suite")
         _add_ray(parser)
         _add_world(parser)
-    report = verbs.add("report", _report, "write a finished run's report again", "report results/demo")
-    report.add_argument("run", type=Path, metavar="DIR", help="a finished run's folder")
     verbs.add("doctor", _doctor, "what this machine has and what is missing", "doctor --json")
 
 
@@ -213,6 +206,7 @@ def _add_parts(verbs: _Verbs) -> None:
     rollout.add_argument("--steps-per-subtask", type=_whole, default=360, metavar="N")
     rollout.add_argument("--seed", type=_whole, default=0, metavar="N")
     rollout.add_argument("--out", type=Path, required=True, metavar="DIR")
+    rollout.add_argument("--inference", choices=("local", "actor"), default="local", help="where the policy runs")
     for parser in (collect, rollout):
         _add_ray(parser)
         _add_world(parser)

@@ -49,7 +49,7 @@ def _plain(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-_SHOWN = {"demo": _record, "run": _record, "report": _record, "doctor": _doctor, "check": _check}
+_SHOWN = {"demo": _record, "run": _record, "doctor": _doctor, "check": _check}
 
 
 def show(verb: str, result: Mapping[str, Any]) -> None:

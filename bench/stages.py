@@ -47,6 +47,22 @@ class Finished:
     reused: bool
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A stage that a run asks for: its name, everything that its result depends on, and the stages that it reads."""
+
+    name: str
+    config: Mapping[str, Any]
+    inputs: Sequence[Finished]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    wanted: Wanted
+    key: str
+    directory: Path
+
+
 def content_key(*parts: Any) -> str:
     """Return the SHA-256 of JSON data, the same on every machine and for every order of keys."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
@@ -97,34 +113,76 @@ class RunFolder:
             inputs: the stages whose output is read.
             work: does the job inside the folder it is given, continuing what an interrupted attempt left there.
         """
-        key = content_key(name, dict(config), [(stage.name, stage.key) for stage in inputs])
-        directory = self.directory / "stages" / f"{name}-{key[:12]}"
-        proof = directory / "stage.json"
-        done = self._read_proof(proof, key)
+        plan = self._plan(Wanted(name, config, inputs))
+        done = self._read_proof(plan)
         if done is None:
-            self._say(f"{name}: {'continuing' if directory.exists() else 'running'}")
-            directory.mkdir(parents=True, exist_ok=True)
+            self._begin(plan)
             started = time.monotonic()
-            outputs = dict(work(directory))
-            seconds = round(time.monotonic() - started, 2)
-            record = {"name": name, "key": key, "config": dict(config), "outputs": outputs, "seconds": seconds}
-            record["inputs"] = {stage.name: stage.key for stage in inputs}
-            atomic.write_json(proof, record)
-            done = Finished(name, key, directory, outputs, seconds, reused=False)
-        self._say(f"{name}: {'already done' if done.reused else f'done in {done.seconds:.0f} s'}")
-        self.finished[name] = done
+            done = self._prove(plan, work(plan.directory), time.monotonic() - started)
+        return self._end(done)
+
+    def stages(
+        self,
+        wanted: Sequence[Wanted],
+        jobs: Callable[[int, Path], Job],
+        work: Callable[[Job], Mapping[str, Any]],
+        **options: Any,
+    ) -> list[Finished]:
+        """Return several independent stages, running those that are not finished side by side.
+
+        Args:
+            wanted: the stages.
+            jobs: gives the job of stage number i, told its folder.
+            work: an importable function that does one job and returns the stage's outputs.
+            options: for :func:`parallel`.
+        """
+        plans = [self._plan(one) for one in wanted]
+        done = [self._read_proof(plan) for plan in plans]
+        open_ = [number for number, finished in enumerate(done) if finished is None]
+        for number in open_:
+            self._begin(plans[number])
+        started = time.monotonic()
+
+        def ended(position: int, outputs: Mapping[str, Any]) -> None:
+            number = open_[position]
+            done[number] = self._end(self._prove(plans[number], outputs, time.monotonic() - started))
+
+        parallel(work, [jobs(number, plans[number].directory) for number in open_], each=ended, **options)
+        return [self._end(finished) if finished.reused else finished for finished in done if finished is not None]
+
+    def _plan(self, wanted: Wanted) -> _Plan:
+        key = content_key(wanted.name, dict(wanted.config), [(stage.name, stage.key) for stage in wanted.inputs])
+        return _Plan(wanted, key, self.directory / "stages" / f"{wanted.name}-{key[:12]}")
+
+    def _begin(self, plan: _Plan) -> None:
+        self._say(f"{plan.wanted.name}: {'continuing' if plan.directory.exists() else 'running'}")
+        plan.directory.mkdir(parents=True, exist_ok=True)
+
+    def _prove(self, plan: _Plan, outputs: Mapping[str, Any], seconds: float) -> Finished:
+        """Write the proof that the stage is whole."""
+        wanted, seconds = plan.wanted, round(seconds, 2)
+        record = {"name": wanted.name, "key": plan.key, "config": dict(wanted.config), "outputs": dict(outputs)}
+        record |= {"seconds": seconds, "inputs": {stage.name: stage.key for stage in wanted.inputs}}
+        atomic.write_json(plan.directory / "stage.json", record)
+        return Finished(wanted.name, plan.key, plan.directory, dict(outputs), seconds, reused=False)
+
+    def _end(self, done: Finished) -> Finished:
+        self._say(f"{done.name}: {'already done' if done.reused else f'done in {done.seconds:.0f} s'}")
+        self.finished[done.name] = done
         return done
 
-    def _read_proof(self, proof: Path, key: str) -> Finished | None:
+    @staticmethod
+    def _read_proof(plan: _Plan) -> Finished | None:
+        proof = plan.directory / "stage.json"
         try:
             data = json.loads(proof.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
             raise UserError(f"{proof} is not readable JSON; delete its folder to run the stage again") from None
-        if data.get("key") != key:
+        if data.get("key") != plan.key:
             raise UserError(f"{proof} belongs to another stage; delete its folder to run the stage again")
-        return Finished(data["name"], key, proof.parent, data["outputs"], data["seconds"], reused=True)
+        return Finished(data["name"], plan.key, plan.directory, data["outputs"], data["seconds"], reused=True)
 
 
 def parallel(

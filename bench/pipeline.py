@@ -1,0 +1,448 @@
+"""The main job as stages: demonstrations → world model → wrist views → policies → rollouts → scores → report.
+
+Each function below is one arrow of the flow in the README; ``bench/stages.py`` keeps what is finished.  The experiment
+is in ``bench/suite.py``, the loop in ``bench/rollout/chain.py``, the number in ``bench/metrics/closure.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import atomic, jobs
+from bench.arms import WristPlan, plan_wrist
+from bench.data.calvin import CalvinDataset
+from bench.data.clips import ClipDataset, split_paired
+from bench.data.fingerprint import dataset_hash
+from bench.data.overlay import Overlay
+from bench.errors import UserError
+from bench.metrics.video import evaluate_clips
+from bench.record import build_record, environment
+from bench.report import GalleryClip, write_report
+from bench.rollout.actors import Job
+from bench.rollout.chain import evaluation_chains
+from bench.rollout.ledger import Ledger
+from bench.rollout.sources import GeneratorSource, PolicySource
+from bench.rollout.workers import roll_out_jobs
+from bench.rollout.world import WorldOptions
+from bench.stages import Finished, RunFolder, Wanted, parallel
+from bench.suite import Arm, PolicyPart, Suite, parse_arm
+from policies.config import FlowPolicyConfig
+from policies.data import resize_frames
+
+SPLITS = ("training", "validation")
+STATIC, GRIPPER, GRIPPER_SIDE = "rgb_static", "rgb_gripper", 84
+WRISTWORLD = "wristworld"
+GALLERY_CLIPS = 6
+GALLERY_FRAMES = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is given besides its suite; nothing here changes a result but ``seed``, ``dataset`` and the world.
+
+    Attributes:
+        dataset: a data set in CALVIN's format, where the suite reads one.
+        seed: added to every seed of the suite.
+        workers: processes; None for one a core, 0 for none.
+        assets: a calvin_env checkout, or None for the built-in scenes.
+        renderer: ``auto``, ``gl``, ``bullet-egl`` or ``bullet-tiny``.
+        ray_address: a running Ray cluster, or None for this machine.
+        progress: draw progress bars.
+    """
+
+    dataset: Path | None = None
+    seed: int = 0
+    workers: int | None = None
+    assets: Path | None = None
+    renderer: str = "auto"
+    ray_address: str | None = None
+    progress: bool = True
+
+    def world(self, scene: str) -> WorldOptions:
+        """Return the recipe of one scene's world."""
+        assets = None if self.assets is None else str(self.assets.resolve())
+        return WorldOptions(scene=scene, assets=assets, renderer=self.renderer)
+
+
+class MainJob:
+    """One run of a suite: what its stages share.
+
+    Args:
+        suite: the experiment.
+        run: the run's folder.
+        options: see :class:`Options`.
+    """
+
+    def __init__(self, suite: Suite, run: RunFolder, options: Options) -> None:
+        self.suite, self.run, self.options = suite, run, options
+        self.seeds = tuple(seed + options.seed for seed in suite.seeds)
+        self.arms = tuple(map(parse_arm, suite.arms))
+        self.demonstrations = self._demonstrations()
+        self.root = (options.dataset or self.demonstrations.directory / "dataset").resolve()
+        self.hashes: Mapping[str, str] = self.demonstrations.outputs["hashes"]
+
+    @cached_property
+    def datasets(self) -> dict[str, CalvinDataset]:
+        """The two splits of the demonstrations."""
+        return {split: CalvinDataset(self.root, split) for split in SPLITS}
+
+    @cached_property
+    def paired(self) -> tuple[str, ...]:
+        """Ids of the paired training episodes: all that the world model ever sees."""
+        return split_paired(self.datasets["training"], self.suite.data.paired_share, self.options.seed)[0]
+
+    def plan(self, arm: Arm) -> WristPlan:
+        """Where each training episode's wrist view comes from, for one arm."""
+        episodes = self.datasets["training"].episodes
+        return plan_wrist(arm, episodes, self.suite.data.paired_share, self.options.seed)
+
+    def parallel(self, work: Callable[[Any], Any], todo: list[Any], each: Callable[[int, Any], object]) -> None:
+        """Do jobs side by side, as the options say; on a GPU one after the other, each with all of it."""
+        on_gpu = jobs.device() == "cuda"
+        parallel(
+            work,
+            todo,
+            workers=self.options.workers,
+            gpus=1 if on_gpu else 0,
+            ray_address=self.options.ray_address,
+            each=each,
+        )
+
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """Draw a progress bar on stderr for ``total`` jobs; give what is to be called after each."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), disable=not self.options.progress or total == 0) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda: progress.advance(task)
+
+    def _demonstrations(self) -> Finished:
+        data, options = self.suite.data, self.options
+        if options.dataset is not None:
+            hashes = {split: dataset_hash(CalvinDataset(options.dataset, split)) for split in SPLITS}
+            return self.run.stage("dataset", {"hashes": hashes}, [], partial(_check_dataset, options.dataset, hashes))
+        from bench.demonstrations import CollectOptions, collect
+
+        collecting = CollectOptions(
+            scenes=data.scenes,
+            tasks=data.tasks,
+            episodes=data.episodes,
+            validation_episodes=data.validation_episodes,
+            noise=data.noise,
+            seed=options.seed,
+            assets=options.assets,
+            renderer=options.renderer,
+        )
+
+        def work(folder: Path) -> Mapping[str, Any]:
+            collected = collect(folder / "dataset", collecting, options.workers, options.progress, options.ray_address)
+            hashes = {split: dataset_hash(CalvinDataset(folder / "dataset", split)) for split in SPLITS}
+            return {"hashes": hashes, **collected}
+
+        return self.run.stage("collect", collecting.to_json(), [], work)
+
+
+def _check_dataset(root: Path, hashes: Mapping[str, str], _: Path) -> dict[str, Any]:
+    from bench.data.check import check
+
+    report = check(root).to_json()
+    if report["defects"]:
+        first = report["defects"][0]
+        raise UserError(
+            f"{root}: {len(report['defects'])} defects, the first in {first['file']}: {first['what']}; "
+            f"wristbench data check {root} lists them"
+        )
+    return {"hashes": dict(hashes), **{key: report[key] for key in ("frames", "episodes", "windows")}}
+
+
+def _train_world_model(job: MainJob) -> Finished:
+    """Train stage 1, then stage 2, on the paired share alone, and put them together in one folder."""
+    from worldmodel.stage1 import Stage1, Stage1Config, train_stage1
+    from worldmodel.stage2 import train_stage2
+    from worldmodel.stage2_config import Stage2Config
+    from worldmodel.wristworld import WristWorld
+
+    part, options, where = job.suite.world_model, job.options, jobs.device()
+    first, second = getattr(Stage1Config, part.scale)(), getattr(Stage2Config, part.scale)()
+    clips = partial(
+        ClipDataset, job.datasets["training"], length=second.frames, stride=part.stride, episodes=job.paired
+    )
+    shared = {"paired": list(job.paired), "frames": second.frames, "stride": part.stride, "seed": options.seed}
+    settings: dict[str, Any] = {"seed": options.seed, "device": where, "progress": options.progress}
+
+    def reconstruct(folder: Path) -> dict[str, Any]:
+        train_stage1(clips(), first, folder, steps=part.stage1_steps, **settings)
+        return {}
+
+    def generate(folder: Path) -> dict[str, Any]:
+        train_stage2(clips(hop=1), Stage1.load(one.directory), second, folder, steps=part.stage2_steps, **settings)
+        return {}
+
+    def join(folder: Path) -> dict[str, Any]:
+        WristWorld.load_stages(one.directory, two.directory, where).save(folder / "model")
+        return {}
+
+    inputs = [job.demonstrations]
+    one = job.run.stage(
+        "stage1", {"config": first.to_json(), "steps": part.stage1_steps, **shared}, inputs, reconstruct
+    )
+    two = job.run.stage(
+        "stage2", {"config": second.to_json(), "steps": part.stage2_steps, **shared}, [*inputs, one], generate
+    )
+    return job.run.stage("wristworld", {}, [one, two], join)
+
+
+def _train_baseline(job: MainJob, name: str, wristworld: Finished) -> Finished:
+    """Train one of the generators that the world model is compared with, on the same paired share."""
+    from worldmodel.baselines import train_generator
+
+    part, options, where = job.suite.world_model, job.options, jobs.device()
+
+    def work(folder: Path) -> dict[str, Any]:
+        generator = jobs.load_generator(str(wristworld.directory / "model"), where)
+        clips = ClipDataset(job.datasets["training"], length=1, stride=part.stride, episodes=job.paired)
+        train_generator(
+            name, clips, generator, folder / "model", seed=options.seed, device=where, progress=options.progress
+        )
+        return {}
+
+    return job.run.stage(
+        name, {"paired": list(job.paired), "seed": options.seed}, [job.demonstrations, wristworld], work
+    )
+
+
+def _generate(job: MainJob, generator: Finished) -> Finished:
+    """Generate the wrist views that are missing, and those of the validation episodes, which are then scored."""
+    where, model = jobs.device(), str(generator.directory / "model")
+    wanted = {
+        "training": [episode.id for episode in job.datasets["training"].episodes if episode.id not in job.paired],
+        "validation": [episode.id for episode in job.datasets["validation"].episodes],
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        provenance = jobs.load_generator(model, where).provenance()
+        frames = 0
+        for split, episodes in wanted.items():
+            overlay = Overlay.create(folder / split, job.hashes[split], provenance)
+            todo = [
+                jobs.GenerateJob(str(job.root), split, episode, model, job.options.seed, where)
+                for episode in episodes
+                if episode not in overlay
+            ]
+            with job.bar(f"{generator.name}: {split} episodes", len(todo)) as tick:
+                keep = _Keeper(overlay, [one.episode for one in todo], tick)
+                job.parallel(jobs.generate_episode, todo, keep)
+            frames += sum(len(job.datasets[split][episode]) for episode in episodes)
+        return {"frames": frames}
+
+    settings = {"wanted": wanted, "seed": job.options.seed}
+    return job.run.stage(f"generate-{generator.name}", settings, [job.demonstrations, generator], work)
+
+
+@dataclass(frozen=True)
+class _Keeper:
+    """Puts each generated episode into the overlay as it comes."""
+
+    overlay: Overlay
+    episodes: list[str]
+    tick: Callable[[], None]
+
+    def __call__(self, position: int, made: tuple[Any, Any]) -> None:
+        self.overlay.add(self.episodes[position], *made)
+        self.tick()
+
+
+def _score_video(job: MainJob, generated: Mapping[str, Finished]) -> Finished:
+    """Score generated against true wrist views on the validation episodes, beside two views that cost nothing."""
+
+    def work(_: Path) -> dict[str, Any]:
+        episodes = job.datasets["validation"].episodes
+        true = [episode.load([GRIPPER])[GRIPPER] for episode in episodes]
+        shown: dict[str, list[Any]] = {}
+        for name, stage in generated.items():
+            overlay = Overlay.open(stage.directory / "validation", job.hashes["validation"])
+            shown[name] = [overlay.load(episode.id) for episode in episodes]
+            if name == WRISTWORLD:
+                maps = [overlay.load_condition(episode.id) for episode in episodes]
+                shown.setdefault("projection", [None if m is None else resize_frames(m, GRIPPER_SIDE) for m in maps])
+        shown.setdefault("mean", [np.broadcast_to(_mean_wrist(job), frames.shape) for frames in true])
+        scores = {name: evaluate_clips(true, frames) for name, frames in shown.items()}
+        short = {name: {key: score[key] for key in ("psnr", "ssim", "frames")} for name, score in scores.items()}
+        return {
+            **next(iter(short.values())),
+            "generator": next(iter(short)),
+            "split": "validation",
+            "generators": short,
+        }
+
+    return job.run.stage("video", {}, [job.demonstrations, *generated.values()], work)
+
+
+def _mean_wrist(job: MainJob) -> Any:
+    """Return the mean wrist image of the paired share: what a generator that knows nothing would draw."""
+    frames = [job.datasets["training"][episode].load([GRIPPER])[GRIPPER] for episode in job.paired]
+    return np.concatenate(frames).mean(axis=0).round().astype(np.uint8)
+
+
+def policy_config(part: PolicyPart) -> FlowPolicyConfig:
+    """Return the policy's configuration: a preset with the suite's steps, batch and head."""
+    preset: FlowPolicyConfig = getattr(FlowPolicyConfig, part.scale)()
+    training = replace(preset.training, steps=part.steps, batch=part.batch or preset.training.batch)
+    return replace(preset, training=training, head={"flow": "flow", "bc": "regression"}[part.kind])
+
+
+def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tuple[str, int], Finished]:
+    """Train every arm on every seed: same demonstrations, same order, same noise, other wrist views."""
+    config, where, options = policy_config(job.suite.policy), jobs.device(), job.options
+    todo = [(arm, seed) for seed in job.seeds for arm in job.arms]
+    plans = {arm.name: job.plan(arm) for arm in job.arms}
+    wanted = [
+        Wanted(
+            f"train-{arm.name}-{seed}",
+            {"config": config.to_json(), "seed": seed, "arm": arm.name, "sources": dict(plans[arm.name].sources)},
+            [job.demonstrations, *([generated[arm.generator]] if arm.generator else [])],
+        )
+        for arm, seed in todo
+    ]
+
+    def described(number: int, folder: Path) -> jobs.TrainJob:
+        arm, seed = todo[number]
+        overlay = str(generated[arm.generator].directory / "training") if arm.generator else None
+        alone = len(todo) == 1 or options.workers == 0
+        return jobs.TrainJob(
+            str(job.root), plans[arm.name], overlay, config, seed, str(folder), where, options.progress and alone
+        )
+
+    gpus = 1 / max(1, len(todo)) if where == "cuda" else 0
+    stages = job.run.stages(
+        wanted, described, jobs.train_one, workers=options.workers, gpus=gpus, ray_address=options.ray_address
+    )
+    return {(arm.name, seed): stage for (arm, seed), stage in zip(todo, stages, strict=True)}
+
+
+def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristworld: Finished | None) -> Finished:
+    """Roll every policy out on the same chains, all arms and seeds from one queue."""
+    part, options = job.suite.rollout, job.options
+    generator = None if wristworld is None else GeneratorSource(str(wristworld.directory / "model"))
+    arms = {arm.name: arm for arm in job.arms}
+    queue = [
+        Job(PolicySource(str(stage.directory)), name, seed, arms[name].test,
+            generator if arms[name].test == "generated" else None)
+        for (name, seed), stage in policies.items()
+    ] + [Job(PolicySource(bound), bound, job.seeds[0]) for bound in part.bounds]  # fmt: skip
+    settings = {**part.model_dump(mode="json"), "renderer": options.renderer, "seeds": list(job.seeds)}
+    settings["assets"] = None if options.assets is None else str(options.assets.resolve())
+
+    def work(folder: Path) -> dict[str, Any]:
+        roll_out_jobs(
+            queue, evaluation_chains(part.chains), workers=options.workers, out=folder, world=options.world(part.scene),
+            steps_per_subtask=part.steps_per_subtask, progress=options.progress, ray_address=options.ray_address,
+        )  # fmt: skip
+        return {}
+
+    inputs = [*policies.values(), *([wristworld] if wristworld else [])]
+    return job.run.stage("rollout", settings, inputs, work)
+
+
+def _gallery(job: MainJob, generated: Finished | None) -> list[GalleryClip]:
+    """Return clips of the validation episodes with all four views."""
+    if generated is None:
+        return []
+    from bench.metrics.video import psnr
+
+    overlay = Overlay.open(generated.directory / "validation", job.hashes["validation"])
+    clips = []
+    for episode in job.datasets["validation"].episodes[:GALLERY_CLIPS]:
+        start = max(0, (len(episode) - GALLERY_FRAMES) // 2)
+        stop = min(len(episode), start + GALLERY_FRAMES)
+        true = episode.load([STATIC, GRIPPER], start, stop)
+        made, maps = overlay.load(episode.id, start, stop), overlay.load_condition(episode.id, start, stop)
+        panels = {"anchor": true[STATIC], "true wrist": true[GRIPPER], "generated": made}
+        if maps is not None:
+            panels["condition map"] = maps
+        told = episode.instruction_at(start, stop)
+        title = f"episode {episode.id}, frames {start}–{stop - 1}" + (f": “{told}”" if told else "")
+        clips.append(GalleryClip(title, panels, float(psnr(true[GRIPPER], made).mean())))
+    return clips
+
+
+def run_suite(suite: Suite, out: Path, options: Options, say: Callable[[str], object]) -> dict[str, Any]:
+    """Run a suite into a folder, or go on with what an earlier run left there, and write its record and report.
+
+    Args:
+        suite: the experiment.
+        out: the run's folder.
+        options: see :class:`Options`.
+        say: takes one line about each stage.
+
+    Returns:
+        the record, as in ``record.json``, with ``report``: where the report's page is.
+
+    Raises:
+        UserError: the data set, the suite and the options do not fit together, or a stage cannot run.
+    """
+    _fits(suite, options)
+    with RunFolder(out, say).locked() as run:
+        job = MainJob(suite, run, options)
+        needed = suite.generators
+        wristworld = _train_world_model(job) if needed else None
+        generators = {
+            name: wristworld if name == WRISTWORLD else _train_baseline(job, name, wristworld)
+            for name in ((WRISTWORLD, *needed) if needed else ())
+            if wristworld is not None
+        }
+        generated = {name: _generate(job, stage) for name, stage in generators.items() if name in needed}
+        video = _score_video(job, generated).outputs if generated else {}
+        policies = _train_policies(job, generated)
+        looped = wristworld if any(arm.test == "generated" for arm in job.arms) else None
+        rollout = _roll_out(job, policies, looped)
+        record = _write_record(job, rollout, video)
+        page = write_report(record, _gallery(job, generated.get(WRISTWORLD)), out)[-1]
+        return {**record, "report": str(page)}
+
+
+def _fits(suite: Suite, options: Options) -> None:
+    """Refuse what cannot run, before anything is written."""
+    if suite.data.source == "calvin" and options.dataset is None:
+        raise UserError(f"suite {suite.name!r} reads a data set: give --dataset DIR in CALVIN's format")
+    if suite.data.source == "collect" and options.dataset is not None:
+        raise UserError(f"suite {suite.name!r} collects its own demonstrations: leave --dataset away")
+    if options.dataset is not None:
+        for split in SPLITS:
+            CalvinDataset(options.dataset, split)
+    if options.assets is not None:
+        from bench.calvin.assets import find_assets
+
+        find_assets(options.assets)
+
+
+def _write_record(job: MainJob, rollout: Finished, video: Mapping[str, Any]) -> dict[str, Any]:
+    part, suite = job.suite.rollout, job.suite
+    with Ledger(rollout.directory / "ledger.jsonl") as ledger:
+        names = [*suite.arms, *part.bounds]
+        rows = {name: ledger.completed(name) for name in names}
+        protocol = {key: value for key, value in ledger.fingerprint.items() if not key.startswith("policy ")}
+        ledger.export_jsonl(job.run.directory / "chains.jsonl")
+    record = build_record(
+        name=suite.name,
+        suite=suite.to_json(),
+        plans={arm.name: job.plan(arm) for arm in job.arms},
+        rows=rows,
+        chains=part.chains,
+        seeds=job.seeds,
+        bounds=part.bounds,
+        video=video,
+        fingerprint={**protocol, "demonstrations": dict(job.hashes), **environment(jobs.device())},
+        timings={name: stage.seconds for name, stage in job.run.finished.items()},
+    )
+    atomic.write_json(job.run.directory / "record.json", record)
+    return record
