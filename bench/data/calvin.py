@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from bench.data.arrays import ArraySpec, list_npz, load_npy, load_npz
+from bench.data.arrays import ArraySpec, first_line, list_npz, load_npy, load_npz
 from bench.data.episode import Episode, Window
 from bench.data.unpickle import load_object_npy
 from bench.errors import UserError
@@ -182,7 +182,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; fetch it again") from None
+        raise UserError(f"cannot read {path}: {first_line(error)}; fetch it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping, got {type(content).__name__}; fetch it again")
     return content

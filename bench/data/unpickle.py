@@ -234,9 +234,7 @@ def loads(data: bytes, name: str = "pickle") -> Any:
         ) from None
     except Exception as error:
         # What a damaged pickle raises inside the C unpickler is not documented; any of it means the same here.
-        raise UserError(
-            f"cannot read {name}: damaged pickle ({type(error).__name__}: {error}); fetch it again"
-        ) from None
+        raise UserError(f"cannot read {name}: damaged pickle ({first_line(error)}); fetch it again") from None
 
 
 def load_object_npy(path: Path) -> Any:
