@@ -1,0 +1,150 @@
+"""Collecting demonstrations in one process: which task next, from a fresh start or from where the last one ended.
+
+A chunk is a pure function of its arguments, so that any worker may make it and a lost one can be made again.  Not
+here: running chunks in parallel, writing them to disk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bench.calvin.env import CalvinEnv
+from bench.calvin.expert import EXPERT_TASKS, Demonstration, demonstrate, prepare
+from bench.calvin.sequence_rules import SymbolicState, outcomes
+from bench.calvin.tasks import check_task
+from bench.errors import UserError
+
+CHAINED = 0.4
+"""Default share of demonstrations that begin where the one before ended, as every subtask of a chain but the first."""
+
+TRIES_PER_EPISODE = 5
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one call of :func:`collect_chunk` made.
+
+    Attributes:
+        demonstrations: the successful ones, in the order in which they were done.
+        attempts: task name to the number of attempts, failed ones included.
+    """
+
+    demonstrations: tuple[Demonstration, ...]
+    attempts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def solved(self) -> dict[str, int]:
+        """Return task name to the number of demonstrations."""
+        return dict(Counter(one.task for one in self.demonstrations))
+
+    @property
+    def frames(self) -> int:
+        """Return the number of actions in all demonstrations together."""
+        return sum(len(one) for one in self.demonstrations)
+
+
+def chosen_tasks(tasks: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the tasks that ``"all"``, a comma-separated string or a sequence of names stands for.
+
+    Raises:
+        UserError: a name is no task, or none is given.
+    """
+    if tasks == "all":
+        return EXPERT_TASKS
+    names = tasks.split(",") if isinstance(tasks, str) else list(tasks)
+    chosen = tuple(dict.fromkeys(check_task(name.strip()) for name in names))
+    if not chosen:
+        raise UserError("tasks: expected 'all' or at least one task name, got none")
+    return chosen
+
+
+def attempts(
+    env: CalvinEnv,
+    tasks: Sequence[str],
+    rng: np.random.Generator,
+    *,
+    noise: float = 0.0,
+    chained: float = CHAINED,
+    render: bool = False,
+) -> Iterator[tuple[str, Demonstration | None]]:
+    """Yield (task, demonstration or None) without end, the tasks as evenly as chains allow.
+
+    Args:
+        env: the world to act in.
+        tasks: names of the tasks to demonstrate.
+        rng: the only source of variation.
+        noise: standard deviation of the noise on executed actions; labels stay clean.
+        chained: probability of going on from where the last demonstration ended.
+        render: record both cameras.
+    """
+    done: Counter[str] = Counter()
+    state: SymbolicState | None = None
+    while True:
+        possible = [task for task in tasks if state is not None and len(outcomes(state, task)) == 1]
+        goes_on = bool(possible) and rng.random() < chained
+        task = _rarest(possible if goes_on else tasks, done, rng)
+        if not goes_on:
+            state = prepare(env, task, rng)
+        one = None if state is None else demonstrate(env, task, rng, noise=noise, fresh=False, render=render)
+        after = outcomes(state, task) if state is not None and one is not None else []
+        state = after[0] if len(after) == 1 else None
+        done[task] += 1
+        yield task, one
+
+
+def _rarest(tasks: Sequence[str], done: Counter[str], rng: np.random.Generator) -> str:
+    fewest = min(done[task] for task in tasks)
+    candidates = [task for task in tasks if done[task] == fewest]
+    return candidates[int(rng.integers(len(candidates)))]
+
+
+def collect_chunk(
+    scene: str,
+    tasks: str | Sequence[str],
+    episodes: int,
+    seed: int | Sequence[int],
+    *,
+    noise: float = 0.0,
+    chained: float = CHAINED,
+    assets: Path | str | None = None,
+    renderer: str = "auto",
+    render: bool = True,
+) -> Chunk:
+    """Collect ``episodes`` successful demonstrations in one scene; a pure function of its arguments.
+
+    Args:
+        scene: ``A`` … ``D``.
+        tasks: ``"all"`` or task names, demonstrated as evenly as chains allow.
+        episodes: number of demonstrations wanted; fewer come back where the experts fail again and again.
+        seed: the only source of variation; give every chunk its own.
+        noise: standard deviation of the noise on executed actions, in action units; labels stay clean.
+        chained: share of demonstrations that go on from where the last one ended.
+        assets: CALVIN's own assets, see ``CalvinEnv``.
+        renderer: see ``CalvinEnv``.
+        render: record both cameras.
+
+    Raises:
+        UserError: an unknown scene or task, or no episodes wanted.
+    """
+    wanted = chosen_tasks(tasks)
+    if episodes < 1:
+        raise UserError(f"episodes: expected at least 1, got {episodes}")
+    env = CalvinEnv(scene, assets=assets, renderer=renderer)
+    found: list[Demonstration] = []
+    tried: Counter[str] = Counter()
+    try:
+        rng = np.random.default_rng(seed)
+        for task, one in attempts(env, wanted, rng, noise=noise, chained=chained, render=render):
+            tried[task] += 1
+            if one is not None:
+                found.append(one)
+            if len(found) == episodes or tried.total() >= TRIES_PER_EPISODE * episodes:
+                break
+    finally:
+        env.close()
+    return Chunk(tuple(found), dict(tried))

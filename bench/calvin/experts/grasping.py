@@ -1,0 +1,343 @@
+"""Experts that take blocks into the gripper: lift, place, stack, unstack, rotate.
+
+Blocks may lie or stand anywhere that a chain of tasks leaves them; a grasp is chosen by where the fingers have room.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from bench.calvin.experts.motion import (
+    ACROSS,
+    CABINET_Y,
+    CLOSED,
+    OPEN,
+    BlockPose,
+    ExpertFailed,
+    Hand,
+    Motion,
+    Pose,
+    Vector,
+)
+from bench.calvin.scene import TABLE_TOP
+
+CABINET_FLOOR_Y = 0.02
+"""Blocks beyond this y lie in the cabinet."""
+DRAWER_BELOW = 0.42
+"""Blocks whose centre is lower lie in the drawer."""
+WIDEST = 0.06
+FINGERTIP = 0.055
+"""How far the outer side of an open finger is from the gripper's middle, metres."""
+ATTEMPTS = 3
+
+
+def in_cabinet(block: BlockPose) -> bool:
+    """Return whether a block lies in the cabinet."""
+    return bool(block.position[1] > CABINET_FLOOR_Y)
+
+
+def in_drawer(block: BlockPose) -> bool:
+    """Return whether a block lies in the drawer."""
+    return bool(block.position[2] < DRAWER_BELOW)
+
+
+def _yaws(block: BlockPose) -> Iterator[tuple[float, float, float]]:
+    """Yield (yaw, width between the fingers, direction of the fingers) of every grasp from above."""
+    for direction, width in block.sides():
+        if width > WIDEST:
+            continue
+        for turn in (-1, 0, 1):
+            yaw = direction - math.pi / 2 + turn * math.pi
+            if -0.6 < yaw < 3.5:
+                yield yaw, width, direction
+
+
+def _room(hand: Hand, name: str, block: BlockPose, direction: float) -> float:
+    """Return the distance between the open fingers and the nearest other block's surface, metres (at most 5 cm)."""
+    nearest = 0.05
+    for other in hand.world.blocks:
+        pose = hand.block(other)
+        if other == name or abs(pose.position[2] - block.position[2]) > 0.035:
+            continue
+        for side in (-1, 1):
+            finger = block.position[:2] + side * FINGERTIP * np.array([math.cos(direction), math.sin(direction)])
+            away = pose.position[:2] - finger
+            reach = pose.half_width(math.atan2(away[1], away[0]) + math.pi)
+            nearest = min(nearest, float(np.linalg.norm(away)) - reach - 0.012)
+    return nearest
+
+
+def _wall(block: BlockPose, direction: float) -> float:
+    """Return how much a hand with fingers along ``direction`` would run into cabinet or table edge, metres."""
+    across = abs(math.sin(direction))
+    if in_cabinet(block):
+        return 0.3 * across
+    if in_drawer(block):
+        return 0.05 * across
+    return max(0.0, float(block.position[1]) + 0.032 + 0.07 * across - 0.01) * 2
+
+
+def choose_grasp(hand: Hand, name: str) -> Pose:
+    """Return the pose in which to close the fingers on a block.
+
+    Raises:
+        ExpertFailed: no two faces of the block fit between the fingers.
+    """
+    block = hand.block(name)
+    best: tuple[float, float, float] | None = None
+    for yaw, width, direction in _yaws(block):
+        room = _room(hand, name, block, direction)
+        cost = 10 * _wall(block, direction) + 0.4 * (width > 0.05) + 0.08 * abs(yaw - hand.yaw)
+        cost += 40 * max(0.0, 0.01 - room)
+        if best is None or cost < best[0]:
+            best = cost, yaw, direction
+    if best is None:
+        raise ExpertFailed(f"{name}: no side narrower than {WIDEST} m lies flat")
+    tilt = 0.0
+    if in_cabinet(block):
+        tilt = 0.45 + hand.jitter(0.08)
+    elif not in_drawer(block) and block.position[1] > -0.06 and abs(math.sin(best[1])) > 0.8:
+        tilt = 0.15
+    x, y, z = (float(value) for value in block.position)
+    return Pose((x, y, z + max(0.0, block.height / 2 - 0.02)), best[1], tilt)
+
+
+def _approach(hand: Hand, pose: Pose) -> Motion:
+    """Come to ``pose`` with the gripper open: into the cabinet from the front, elsewhere from above."""
+    x, y, z = pose.position
+    if y > CABINET_FLOOR_Y:
+        yield from hand.above(Pose((x, CABINET_Y - 0.05, 0.58), pose.yaw, pose.tilt))
+        yield from hand.to(Pose((x, y - 0.075, z + 0.1), pose.yaw, pose.tilt), close_to=0.012)
+        yield from hand.to(Pose((x, y - 0.015, z + 0.035), pose.yaw, pose.tilt), pace=0.8, close_to=0.008)
+    else:
+        yield from hand.above(pose)
+        yield from hand.to(pose.moved(z=0.07 + abs(hand.jitter(0.02))), close_to=0.006)
+    yield from hand.to(pose, pace=0.7)
+
+
+def grasp(hand: Hand, name: str) -> Motion:
+    """Close the fingers around a block; tries again where it slipped away.
+
+    Raises:
+        ExpertFailed: the block never stayed between the fingers.
+    """
+    yield from hand.retreat()
+    for _ in range(ATTEMPTS):
+        hand.gripper = OPEN
+        pose = choose_grasp(hand, name)
+        yield from _approach(hand, pose)
+        yield from hand.grip(CLOSED, int(hand.rng.integers(9, 13)))
+        if hand.held() == name:
+            return
+        yield from hand.grip(OPEN, 3)
+        yield from hand.retreat()
+    raise ExpertFailed(f"{name} was not grasped in {ATTEMPTS} attempts")
+
+
+def lift(name: str) -> Callable[[Hand], Motion]:
+    """Return the expert that lifts a block off whatever it lies on."""
+
+    def expert(hand: Hand) -> Motion:
+        inside = in_cabinet(hand.block(name))
+        yield from grasp(hand, name)
+        here = hand.pose_here()
+        if inside:
+            yield from hand.to(here.moved(y=-0.02, z=0.06), pace=0.8, close_to=0.006)
+            yield from hand.through(here.moved(y=-0.1, z=0.09))
+        else:
+            yield from hand.to(here.moved(z=0.08 + abs(hand.jitter(0.03))), pace=0.9, close_to=0.01)
+
+    return expert
+
+
+def _carried(hand: Hand) -> str:
+    name = hand.held()
+    if name is None:
+        raise ExpertFailed("nothing is in the gripper")
+    return name
+
+
+def _release_at(hand: Hand, pose: Pose, away: Pose) -> Motion:
+    yield from hand.to(pose, pace=0.7)
+    yield from hand.grip(OPEN, int(hand.rng.integers(6, 10)))
+    yield from hand.to(away, pace=0.8, close_to=0.012)
+
+
+def place_in_drawer(hand: Hand) -> Motion:
+    """Carry the held block over the open drawer and let it drop."""
+    name = _carried(hand)
+    opening = hand.joints()[1]
+    if opening < 0.08:
+        raise ExpertFailed("the drawer is closed")
+    x0, y0, z0 = hand.scene.drawer
+    low, high = y0 - 0.15 - opening, y0 - 0.19
+    y = (low + high) / 2 + hand.jitter(0.015)
+    taken = [hand.block(other).position[0] for other in hand.world.blocks if in_drawer(hand.block(other))]
+    spots = x0 + np.linspace(-0.1, 0.1, 9)
+    free = [x for x in spots if all(abs(x - other) > 0.08 for other in taken)] or [
+        max(spots, key=lambda x: min((abs(x - other) for other in taken), default=1.0))
+    ]
+    x = float(hand.rng.choice(free))
+    hanging = float(hand.target[2] - hand.block(name).position[2])
+    drop = Pose((x, y, z0 + 0.1 + hanging + abs(hand.jitter(0.015))), ACROSS + hand.jitter(0.3))
+    yield from hand.retreat()
+    yield from hand.above(drop)
+    yield from _release_at(hand, drop, drop.moved(z=0.12))
+
+
+def place_in_slider(hand: Hand) -> Motion:
+    """Put the held block into the half of the cabinet that the door leaves open."""
+    name = _carried(hand)
+    x = open_half(hand) + hand.jitter(0.02)
+    tilt = 0.45 + hand.jitter(0.08)
+    taken = [
+        hand.block(other).position for other in hand.world.blocks if other != name and in_cabinet(hand.block(other))
+    ]
+    for other in taken:
+        if abs(x - other[0]) < 0.09:
+            x = float(other[0]) + (0.09 if x > other[0] else -0.09)
+    inside = Pose((x, 0.082 + hand.jitter(0.008), TABLE_TOP + 0.045), ACROSS + hand.jitter(0.1), tilt)
+    yield from hand.retreat()
+    yield from hand.above(Pose((x, CABINET_Y - 0.06, 0.58), inside.yaw, tilt))
+    yield from hand.to(inside.moved(y=-0.08, z=0.075), close_to=0.012)
+    yield from hand.to(inside.moved(y=-0.02, z=0.02), pace=0.8, close_to=0.008)
+    yield from _release_at(hand, inside, inside.moved(y=-0.08, z=0.06))
+
+
+def open_half(hand: Hand) -> float:
+    """Return the x of the middle of the cabinet's open half, metres."""
+    place, x = hand.joints()[0], hand.scene.slide[0]
+    width = 0.28
+    left, right = x - hand.scene.slide_range, x + width
+    covered = (x - place, x - place + width)
+    if covered[0] - left > right - covered[1]:
+        return (left + covered[0]) / 2
+    return (covered[1] + right) / 2 - 0.02
+
+
+def _on_table(block: BlockPose) -> bool:
+    return not in_cabinet(block) and abs(block.position[2] - block.height / 2 - TABLE_TOP) < 0.012
+
+
+def stack_block(hand: Hand) -> Motion:
+    """Set the held block on top of another one that lies on the table."""
+    name = _carried(hand)
+    others = [other for other in hand.world.blocks if other != name and _on_table(hand.block(other))]
+    if not others:
+        raise ExpertFailed("no block lies on the table to stack upon")
+    base = hand.block(min(others, key=lambda other: abs(hand.block(other).position[1] + 0.1)))
+    held = hand.block(name)
+    yaw = hand.yaw + _alignment(held, base)
+    top = float(base.position[2]) + base.height / 2
+    yield from hand.retreat()
+    over = Pose((float(base.position[0]), float(base.position[1]), top + 0.1), yaw)
+    yield from hand.above(over)
+    yield from hand.to(over, close_to=0.005)
+    offset = hand.tcp() - hand.block(name).position
+    bottom = hand.block(name).height / 2
+    x, y = over.position[0] + float(offset[0]), over.position[1] + float(offset[1])
+    spot = Pose((x, y, top + bottom + float(offset[2]) + 0.004), yaw)
+    yield from hand.to(spot.moved(z=0.03), pace=0.7)
+    yield from hand.to(spot, pace=0.5, close_to=0.002)
+    yield from hand.grip(OPEN, 8)
+    yield from hand.to(spot.moved(z=0.1), pace=0.6, close_to=0.012)
+
+
+def _alignment(held: BlockPose, base: BlockPose) -> float:
+    """Return the smallest turn that lays the held block's sides along the base's, preferring long on long."""
+    longest = max(held.sides(), key=lambda side: side[1])[0]
+    along = max(base.sides(), key=lambda side: side[1])[0]
+    turn = (along - longest + math.pi / 4) % (math.pi / 2) - math.pi / 4
+    return float(turn)
+
+
+def unstack_block(hand: Hand) -> Motion:
+    """Take the upper of two stacked blocks and set it down beside."""
+    name = top_block(hand)
+    yield from grasp(hand, name)
+    here = hand.pose_here()
+    yield from hand.to(here.moved(z=0.05), pace=0.8, close_to=0.008)
+    yield from put_down(hand)
+
+
+def top_block(hand: Hand) -> str:
+    """Return the block that lies on another one.
+
+    Raises:
+        ExpertFailed: there is none.
+    """
+    for name, state in hand.world.state().blocks.items():
+        bodies = {body for body, _ in state.contacts}
+        if bodies and bodies <= set(hand.world.blocks):
+            return name
+    raise ExpertFailed("no block lies on another one")
+
+
+def free_spot(hand: Hand, name: str) -> Vector:
+    """Return x, y on the table where a block may be put down, far from the other blocks and the button."""
+    x0, y0 = hand.scene.button[0], hand.scene.button[1]
+    taken = [np.array([x0, y0]), *(hand.block(other).position[:2] for other in hand.world.blocks if other != name)]
+    low, high = hand.scene.surfaces["table"].low, hand.scene.surfaces["table"].high
+    spots = hand.rng.uniform((low[0] + 0.02, low[1] + 0.01), (high[0] - 0.02, high[1] - 0.03), (24, 2))
+    here = hand.target[:2]
+
+    def worth(spot: Vector) -> float:
+        room = min(float(np.linalg.norm(spot - other)) for other in taken)
+        return min(room, 0.13) - 0.1 * float(np.linalg.norm(spot - here))
+
+    return np.array(max(spots, key=worth))
+
+
+def put_down(hand: Hand) -> Motion:
+    """Lay the held block on a free spot of the table."""
+    name = _carried(hand)
+    x, y = (float(value) for value in free_spot(hand, name))
+    hanging = float(hand.target[2] - hand.block(name).position[2]) + hand.block(name).height / 2
+    spot = Pose((x, y, TABLE_TOP + hanging + 0.006), hand.yaw)
+    yield from hand.retreat()
+    yield from hand.above(spot)
+    yield from _release_at(hand, spot, spot.moved(z=0.09))
+
+
+def rotate(name: str, sign: int) -> Callable[[Hand], Motion]:
+    """Return the expert that turns a block on the spot: ``sign`` 1 is counterclockwise (left)."""
+
+    def expert(hand: Hand) -> Motion:
+        angle = sign * (1.3 + abs(hand.jitter(0.15)))
+        block = hand.block(name)
+        starts = [
+            (yaw, direction, width)
+            for direction, width in block.sides()
+            if width <= WIDEST
+            for yaw in (direction - math.pi / 2 + turn * math.pi / 1 for turn in (-1, 0, 1, 2))
+            if -1.25 < yaw < 3.5 and -1.25 < yaw + angle < 3.5
+        ]
+        if not starts:
+            raise ExpertFailed(f"{name}: the wrist cannot turn that far")
+
+        def cost(start: tuple[float, float, float]) -> float:
+            yaw, direction, width = start
+            tight = 40 * max(0.0, 0.01 - _room(hand, name, block, direction))
+            return abs(yaw + angle / 2 - 1.2) * 0.2 + tight + 0.4 * (width > 0.05) + 10 * _wall(block, direction)
+
+        yield from hand.retreat()
+        yaw = min(starts, key=cost)[0]
+        hand.gripper = OPEN
+        x, y, z = (float(value) for value in block.position)
+        pose = Pose((x, y, z), yaw)
+        yield from _approach(hand, pose)
+        yield from hand.grip(CLOSED, int(hand.rng.integers(9, 13)))
+        if hand.held() != name:
+            raise ExpertFailed(f"{name} slipped out of the fingers")
+        raised = pose.moved(z=0.02)
+        yield from hand.to(raised, pace=0.6)
+        turned = Pose(raised.position, yaw + angle)
+        yield from hand.to(turned, pace=1.0)
+        yield from hand.to(turned.moved(z=-0.017), pace=0.5)
+        yield from hand.grip(OPEN, 7)
+        yield from hand.to(turned.moved(z=0.08), close_to=0.012)
+
+    return expert
