@@ -35,7 +35,7 @@ class World(Protocol):
     """The part of ``bench.calvin.env.CalvinEnv`` that the loop touches."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Put the world into ``options``' ``robot_obs`` and ``scene_obs``, draw if ``render_views``; (observation, info)."""
+        """Put the world into ``options``' ``robot_obs`` and ``scene_obs``; draw where its ``render_views`` says so."""
         ...
 
     def step(self, action: NDArray[np.floating], render_views: bool = True) -> tuple[Any, ...]:
@@ -248,7 +248,7 @@ def _asked(policy: Policy, eye: _Eye, instruction: str, where: tuple[int, int, i
             step += 1
 
 
-def _with_binary_gripper(action: NDArray[np.float32]) -> NDArray[np.float64]:
+def _with_binary_gripper(action: NDArray[np.floating]) -> NDArray[np.float64]:
     """CALVIN takes the gripper as exactly -1 or 1; its wrappers open it for values above 0 only."""
     binary = np.array(action, dtype=np.float64)
     binary[6] = 1.0 if binary[6] > 0 else -1.0

@@ -85,8 +85,7 @@ class BatchingServer:
             try:
                 chunks = await asyncio.get_running_loop().run_in_executor(self._forward, self._predict, batch)
             except Exception as error:  # whatever the policy raised belongs to those who asked
-                for request in batch:
-                    _fail(request, error)
+                self._fail(batch, error)
                 continue
             self._predict_s.append(time.perf_counter() - began)
             for request, chunk in zip(batch, chunks, strict=False):
@@ -119,6 +118,13 @@ class BatchingServer:
             )
         return chunks
 
+    def _fail(self, batch: Sequence[_Request], error: Exception) -> None:
+        if not isinstance(error, PolicyError):
+            error = PolicyError(f"policy {self.policy.spec.name!r} raised {type(error).__name__}: {error}")
+        for request in batch:
+            if not request.answer.done():
+                request.answer.set_exception(error)
+
 
 class RemotePolicy:
     """A policy that lives in another process; to a worker it is a policy like any other.
@@ -147,13 +153,6 @@ class RemotePolicy:
             raise PolicyError(str(error.cause)) from None
         except ray.exceptions.RayError as error:
             raise PolicyLostError(f"the inference actor is gone ({type(error).__name__})") from error
-
-
-def _fail(request: _Request, error: Exception) -> None:
-    if not request.answer.done():
-        request.answer.set_exception(
-            error if isinstance(error, PolicyError) else PolicyError(f"policy raised {type(error).__name__}: {error}")
-        )
 
 
 def _percentile_ms(seconds: deque[float], percent: float) -> float | None:

@@ -26,10 +26,10 @@ def start_ray(address: str | None = None, *, cpus: int | None = None) -> Any:
     Raises:
         UserError: Ray does not start, or there is no cluster at ``address``.
     """
-    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         import ray
 
+        logging.getLogger("ray").setLevel(logging.ERROR)
         if not ray.is_initialized():
             ray.init(**_options(address, cpus))
     except (ImportError, OSError, RuntimeError, ValueError, TimeoutError) as error:

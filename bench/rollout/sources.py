@@ -10,6 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,28 +41,21 @@ class Script(Protocol):
 
     spec: PolicySpec
 
-    def actions(self, env: Any, task: str, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    def actions(self, env: Any, task: str, rng: np.random.Generator) -> Iterator[NDArray[np.floating]]:
         """Yield (7,) actions for one subtask, without end."""
         ...
 
 
 class Expert:
-    """``bench.calvin.expert`` as a source of actions; one whose plan has ended stands still."""
+    """``bench.calvin.expert`` as a source of actions."""
 
     spec = PolicySpec("expert", views=(), chunk=1, execute=1)
 
-    def actions(self, env: Any, task: str, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
-        """Yield the expert's actions, then ones that move nothing and keep the gripper as it was."""
-        from bench.calvin.expert import EXPERT_TASKS, expert_actions
+    def actions(self, env: Any, task: str, rng: np.random.Generator) -> Iterator[NDArray[np.floating]]:
+        """Yield the expert's actions; it tries again for as long as the subtask lasts."""
+        from bench.calvin.expert import expert_actions
 
-        action = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
-        if task in EXPERT_TASKS:
-            for planned in expert_actions(env, task, rng):
-                action = np.asarray(planned, dtype=np.float32)
-                yield action
-        still = np.concatenate([np.zeros(6, np.float32), action[6:]])
-        while True:
-            yield still
+        return expert_actions(env, task, rng)
 
 
 def ask(policy: Policy, observation: Observation, seed: int) -> NDArray[np.float32]:
@@ -125,7 +119,7 @@ class PolicySource:
         """Return what makes this policy itself; a checkpoint is known by its content, not by its folder."""
         if Path(self.name).is_dir():
             return {"checkpoint": folder_hash(Path(self.name))}
-        return {"name": self.name, "options": dict(self.options)}
+        return {"name": self.name, "options": {key: _known_as(value) for key, value in self.options.items()}}
 
 
 @dataclass(frozen=True)
@@ -133,30 +127,27 @@ class GeneratorSource:
     """How a worker comes by the world model that draws the wrist view in the loop.
 
     Attributes:
-        name: a world-model folder, or ``"module:callable"`` for one of your own.
-        options: keyword arguments for the callable.
-        device: where it runs.
+        name: ``"module:callable"``.
+        options: keyword arguments for the callable; one that names a folder is known by the folder's content.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "cpu"
+
+    @classmethod
+    def wrist_world(cls, stage1: Path, stage2: Path, device: str = "cpu") -> GeneratorSource:
+        """Return the recipe of a trained world model."""
+        folders = {"stage1": str(stage1.resolve()), "stage2": str(stage2.resolve())}
+        return cls("worldmodel.wristworld:WristWorld.load", {**folders, "device": device})
 
     def load(self) -> WristGenerator:
         """Build the generator here, in this process."""
-        if Path(self.name).is_dir():
-            from worldmodel.wristworld import WristWorld
-
-            generator: WristGenerator = WristWorld.load(Path(self.name), device=self.device)
-            return generator
         built: WristGenerator = called(self.name, self.options, "world model")
         return built
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this generator itself."""
-        if Path(self.name).is_dir():
-            return {"checkpoint": folder_hash(Path(self.name))}
-        return {"name": self.name, "options": dict(self.options)}
+        return {"name": self.name, "options": {key: _known_as(value) for key, value in self.options.items()}}
 
 
 def check_fit(spec: PolicySpec, arm: str, available: tuple[str, ...]) -> None:
@@ -186,6 +177,11 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _known_as(option: Any) -> Any:
+    is_folder = isinstance(option, (str, Path)) and Path(option).is_dir()
+    return folder_hash(Path(option)) if is_folder else option
+
+
 def called(target: str, options: Mapping[str, Any], what: str, built_in: tuple[str, ...] = ()) -> Any:
     """Call ``"module:callable"`` with ``options`` and return what it made; ``what`` and ``built_in`` go into errors."""
     module, colon, attribute = target.partition(":")
@@ -193,7 +189,7 @@ def called(target: str, options: Mapping[str, Any], what: str, built_in: tuple[s
         known = "".join(f"{word!r}, " for word in built_in)
         raise UserError(f"{what} {target!r}: no such folder; give {known}a checkpoint folder or 'module:callable'")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = attrgetter(attribute)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise UserError(f"{what} {target!r}: {error}; is its package installed where the workers run?") from error
     return found(**options)

@@ -90,11 +90,17 @@ def test_chain_that_kills_twice_is_missing_and_never_zero(
         assert ledger.missing() == {}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("inference", ["local", "actor"])
-@pytest.mark.parametrize(("fault", "words"), [("raise", "no such weight"), ("nan", "gave nan")])
+@pytest.mark.parametrize(
+    ("fault", "words", "workers", "inference"),
+    [
+        ("raise", "KeyError: 'no such weight'", 0, "local"),
+        ("nan", "gave nan", 0, "local"),
+        ("nan", "gave nan", 2, "local"),
+        ("raise", "KeyError: 'no such weight'", 2, "actor"),
+    ],
+)
 def test_failing_policy_ends_the_run_and_is_named(
-    ray_session: Any, tmp_path: Path, workers: int, inference: str, fault: str, words: str
+    ray_session: Any, tmp_path: Path, fault: str, words: str, workers: int, inference: str
 ) -> None:
     bad = PolicySource("rollout_doubles:BadPolicy", {"fault": fault})
     with pytest.raises(UserError, match=f"arm 'real', chain \\d+, tried 2 times: .*{words}"):
