@@ -114,6 +114,7 @@ def collect_chunk(
     assets: Path | str | None = None,
     renderer: str = "auto",
     render: bool = True,
+    depth: bool = False,
 ) -> Chunk:
     """Collect ``episodes`` successful demonstrations in one scene; a pure function of its arguments.
 
@@ -127,6 +128,7 @@ def collect_chunk(
         assets: CALVIN's own assets, see ``CalvinEnv``.
         renderer: see ``CalvinEnv``.
         render: record both cameras.
+        depth: record their depth too.
 
     Raises:
         UserError: an unknown scene or task, or no episodes wanted.
@@ -134,7 +136,7 @@ def collect_chunk(
     wanted = chosen_tasks(tasks)
     if episodes < 1:
         raise UserError(f"episodes: expected at least 1, got {episodes}")
-    env = CalvinEnv(scene, assets=assets, renderer=renderer)
+    env = CalvinEnv(scene, assets=assets, renderer=renderer, depth=depth)
     found: list[Demonstration] = []
     tried: Counter[str] = Counter()
     try:

@@ -81,6 +81,8 @@ class Demonstration:
         solved_at: index of the action after which the oracle first said done.
         rgb_static: uint8 (n + 1, 200, 200, 3), or None.
         rgb_gripper: uint8 (n + 1, 84, 84, 3), or None.
+        depth_static: float32 (n + 1, 200, 200) in metres, or None.
+        depth_gripper: float32 (n + 1, 84, 84) in metres, or None.
     """
 
     task: str
@@ -92,6 +94,8 @@ class Demonstration:
     solved_at: int
     rgb_static: NDArray[np.uint8] | None = None
     rgb_gripper: NDArray[np.uint8] | None = None
+    depth_static: NDArray[np.float32] | None = None
+    depth_gripper: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
@@ -185,7 +189,11 @@ class _Recording:
     def observe(self) -> None:
         world = self.env.world
         seen = {"robot_obs": world.robot.observation(), "scene_obs": world.scene_observation()}
-        self.observations.append({**seen, **(self.env.views() if self.render else {})})
+        if self.render:
+            seen |= self.env.views()
+            if self.env.depth:
+                seen |= self.env.depth_views()
+        self.observations.append(seen)
 
     def step(self, label: NDArray[np.float64], executed: NDArray[np.float64]) -> None:
         self.actions.append(label)
@@ -221,7 +229,7 @@ def demonstrate(
         noise: standard deviation of the noise added to executed actions, in action units (0.2 is noticeable).
         max_steps: give up after so many actions.
         fresh: begin from a new random start; otherwise from the state that the world is in.
-        render: record both cameras as well.
+        render: record both cameras as well, and their depth where the world was made with ``depth=True``.
 
     Returns:
         the demonstration, or None where the oracle was never satisfied.

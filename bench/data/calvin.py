@@ -36,8 +36,14 @@ FRAME_ARRAYS = {
     "depth_static": ArraySpec((200, 200), _FLOAT),
     "depth_gripper": ArraySpec((84, 84), _FLOAT),
     "depth_tactile": ArraySpec((160, 120, 2), _FLOAT),
+    "executed_actions": ArraySpec((7,), _FLOAT),
 }
-"""Every array that a frame may hold, and what it must be."""
+"""Every array that a frame may hold, and what it must be.
+
+``executed_actions`` is not CALVIN's: the relative action that was given to the environment, which adds it to a running
+target, where ``rel_actions`` is the motion that followed.  Our collector records it; readers that do not know it are
+not disturbed.
+"""
 
 REQUIRED = ("actions", "rel_actions", "robot_obs", "scene_obs", "rgb_static", "rgb_gripper")
 """The arrays that every frame must hold; depth and touch were not always recorded."""
