@@ -29,10 +29,7 @@ from bench.data.calvin_config import merged_config
 from bench.data.episode import Window
 from bench.errors import UserError
 
-_DTYPES = {
-    key: spec.dtypes[0] if key in REQUIRED else ("uint8" if key.startswith("rgb") else "float32")
-    for key, spec in FRAME_ARRAYS.items()
-}
+_DTYPES = {key: "float32" if key.startswith("depth") else spec.dtypes[0] for key, spec in FRAME_ARRAYS.items()}
 _STD_FLOOR = 1e-4
 _WORKERS = 4
 EMBEDDING_SIZE = 384
@@ -86,7 +83,8 @@ class CalvinWriter:
         """Write one episode and return its id.
 
         Args:
-            frames: key to array (T, …) in CALVIN's names and shapes; depth may be absent.  Without ``"actions"`` the
+            frames: key to array (T, …) in CALVIN's names and shapes; depth, touch and ``"commanded_actions"`` may be
+                absent.  Without ``"actions"`` the
                 arrays hold T + 1 frames: the action of a frame is the pose of the next, and the last is not written.
                 Without ``"rel_actions"`` they follow from actions and poses by CALVIN's rule.
             windows: its instructions, in indices of the T written frames.

@@ -39,6 +39,21 @@ def test_given_actions_are_kept_and_no_frame_is_dropped(tmp_path, recording):
     np.testing.assert_array_equal(back["rel_actions"], frames["rel_actions"])
 
 
+def test_commands_and_touch_are_kept_where_given(tmp_path, recording):
+    rng = np.random.default_rng(0)
+    frames = recording(3)
+    frames["commanded_actions"] = rng.normal(size=(4, 7))
+    frames["rgb_tactile"] = rng.integers(0, 256, (4, 160, 120, 6), dtype=np.uint8)
+    frames["depth_tactile"] = rng.normal(size=(4, 160, 120, 2)).astype(np.float32)
+    writer = CalvinWriter(tmp_path)
+    writer.add_episode(frames)
+    back = writer.finish().episodes[0]
+    for key in ("commanded_actions", "rgb_tactile", "depth_tactile"):
+        array = back.load([key])[key]
+        np.testing.assert_array_equal(array, frames[key][:-1])
+        assert array.dtype == frames[key].dtype
+
+
 def test_files_keys_and_types_are_the_originals(tiny_root):
     directory = tiny_root / "training"
     names = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
