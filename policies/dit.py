@@ -1,7 +1,11 @@
-"""The action transformer: K noisy actions attend to each other and to the observation's tokens.
+"""The action transformer: K noisy actions attend to those before them and to the observation's tokens.
 
 A diffusion transformer with AdaLN-Zero (Peebles & Xie, arXiv 2212.09748) and cross-attention.  It knows tokens, a
 conditioning vector and a chunk; what they mean and how the flow is integrated is in :mod:`policies.network`.
+
+Attention over the chunk is causal.  Demonstrations end within the chunk of their last frames (often the very moments of
+contact), so what stands past their end must not matter to what stands before it, in training and at test alike; hiding
+it in training only would show the network something new at test.
 """
 
 from __future__ import annotations
@@ -15,6 +19,9 @@ from torch import Tensor, nn
 TIME_FEATURES = 128
 TIME_SCALE = 1000.0
 MLP_RATIO = 4
+POSITION_SCALE = 0.5
+"""As large as an embedded action.  At the customary 0.02 the K queries begin all but equal, and a network that must
+give K different actions needs several times as many steps before its loss begins to fall."""
 
 
 class TimeEmbedding(nn.Module):
@@ -51,11 +58,11 @@ class Attention(nn.Module):
         keys, values = self.key_value(tokens).view(B, N, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         return keys, values
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """(B, K, D) attends to N keys; ``mask`` is bool, (B, 1, 1, N), true where a key counts."""
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        """(B, K, D) attends to N keys; ``mask`` is bool, (B, 1, 1, N), true where a key counts; None is causal."""
         B, K, D = x.shape
         queries = self.query(x).view(B, K, self.heads, -1).transpose(1, 2)  # (B, heads, K, D / heads)
-        y = F.scaled_dot_product_attention(queries, *keys_values, attn_mask=mask)
+        y = F.scaled_dot_product_attention(queries, *keys_values, attn_mask=mask, is_causal=mask is None)
         return self.out(y.transpose(1, 2).reshape(B, K, D))
 
 
@@ -80,14 +87,13 @@ class Block(nn.Module):
         condition: Tensor,
         context: tuple[Tensor, Tensor],
         context_mask: Tensor,
-        chunk_mask: Tensor | None,
     ) -> Tensor:
         """(B, K, D) -> (B, K, D); ``condition`` is (B, D), ``context`` the cross-attention's keys and values."""
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = (
             self.modulation(condition).unsqueeze(1).chunk(9, dim=-1)  # nine of (B, 1, D)
         )
         y = self.norms[0](x) * (1 + scale1) + shift1
-        x = x + gate1 * self.own(y, self.own.keys_values(y), chunk_mask)
+        x = x + gate1 * self.own(y, self.own.keys_values(y))
         y = self.norms[1](x) * (1 + scale2) + shift2
         x = x + gate2 * self.cross(y, context, context_mask)
         y = self.norms[2](x) * (1 + scale3) + shift3
@@ -100,7 +106,7 @@ class ActionTransformer(nn.Module):
     def __init__(self, *, dim: int, layers: int, heads: int, chunk: int, action_dim: int) -> None:
         super().__init__()
         self.embed = nn.Linear(action_dim, dim)
-        self.position = nn.Parameter(torch.randn(chunk, dim) * 0.02)
+        self.position = nn.Parameter(torch.randn(chunk, dim) * POSITION_SCALE)
         self.time = TimeEmbedding(dim)
         self.context_norm = nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(layers))
@@ -123,7 +129,6 @@ class ActionTransformer(nn.Module):
         sentence: Tensor,
         context: list[tuple[Tensor, Tensor]],
         context_mask: Tensor,
-        chunk_mask: Tensor | None = None,
     ) -> Tensor:
         """Return (B, K, A).
 
@@ -133,13 +138,11 @@ class ActionTransformer(nn.Module):
             sentence: (B, D).
             context: from :meth:`context`.
             context_mask: bool (B, N), true where a token counts.
-            chunk_mask: bool (B, K), false past the end of the demonstration; None if all count.
         """
         x = self.embed(actions) + self.position  # (B, K, D)
         condition = F.silu(self.time(t) + sentence)  # (B, D)
         keys = context_mask[:, None, None, :]
-        own_keys = None if chunk_mask is None else chunk_mask[:, None, None, :]
         for block, keys_values in zip(self.blocks, context, strict=True):
-            x = block(x, condition, keys_values, keys, own_keys)
+            x = block(x, condition, keys_values, keys)
         shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         return self.out(self.norm(x) * (1 + scale) + shift)

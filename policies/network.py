@@ -94,7 +94,7 @@ class FlowNetwork(nn.Module):
             target = actions - noise
         else:
             t, mixed, target = torch.zeros_like(t), torch.zeros_like(actions), actions
-        predicted = self.transformer(mixed, t, sentence, context, mask, valid).float()
+        predicted = self.transformer(mixed, t, sentence, context, mask).float()
         error = F.mse_loss(predicted, target, reduction="none") if flows else (predicted - target).abs()
         weight = valid.unsqueeze(-1).to(error.dtype)
         return (error * weight).sum() / (weight.sum() * ACTION_DIM).clamp_min(1)

@@ -9,6 +9,7 @@ import torch
 from policies.api import Observation
 from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.data import PolicyArrays
+from policies.flow import FlowPolicy
 
 SENTENCES = ("push the sliding door to the left", "grasp the red block", "turn on the green light")
 SIZE = 64
@@ -94,3 +95,17 @@ def arrays_of():
 @pytest.fixture
 def observations_of():
     return make_observations
+
+
+def wake(policy: FlowPolicy) -> FlowPolicy:
+    """Give the zero-initialised layers values, as training would, so that every input can matter."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in policy.network.named_parameters():
+        if "modulation" in name or ".out." in name:
+            parameter.data.normal_(0, 0.1, generator=generator)
+    return policy
+
+
+@pytest.fixture
+def awake():
+    return wake
