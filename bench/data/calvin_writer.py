@@ -83,10 +83,9 @@ class CalvinWriter:
         """Write one episode and return its id.
 
         Args:
-            frames: key to array (T, …) in CALVIN's names and shapes; depth, touch and ``"commanded_actions"`` may be
-                absent.  Without ``"actions"`` the
-                arrays hold T + 1 frames: the action of a frame is the pose of the next, and the last is not written.
-                Without ``"rel_actions"`` they follow from actions and poses by CALVIN's rule.
+            frames: key to array (T, …) in CALVIN's names and shapes; depth, touch and ``"executed_actions"`` may be
+                absent.  Without ``"actions"`` all arrays hold T + 1 frames: the action of a frame is the pose of the
+                next, and the last is not written.  Without ``"rel_actions"`` they follow from actions and poses.
             windows: its instructions, in indices of the T written frames.
             scene: the scene's letter; the episodes of a scene must follow one another.
             name: what to find it by in :attr:`done`.

@@ -42,13 +42,13 @@ def test_given_actions_are_kept_and_no_frame_is_dropped(tmp_path, recording):
 def test_commands_and_touch_are_kept_where_given(tmp_path, recording):
     rng = np.random.default_rng(0)
     frames = recording(3)
-    frames["commanded_actions"] = rng.normal(size=(4, 7))
+    frames["executed_actions"] = rng.normal(size=(4, 7))
     frames["rgb_tactile"] = rng.integers(0, 256, (4, 160, 120, 6), dtype=np.uint8)
     frames["depth_tactile"] = rng.normal(size=(4, 160, 120, 2)).astype(np.float32)
     writer = CalvinWriter(tmp_path)
     writer.add_episode(frames)
     back = writer.finish().episodes[0]
-    for key in ("commanded_actions", "rgb_tactile", "depth_tactile"):
+    for key in ("executed_actions", "rgb_tactile", "depth_tactile"):
         array = back.load([key])[key]
         np.testing.assert_array_equal(array, frames[key][:-1])
         assert array.dtype == frames[key].dtype
