@@ -121,10 +121,7 @@ class CalvinWriter:
             "windows": [[window.start, window.stop, window.task, window.instruction] for window in windows],
             "moments": _moments(arrays),
         }
-        with self._journal.open("a") as journal:
-            journal.write(json.dumps(entry) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
+        _append(self._journal, json.dumps(entry) + "\n")
         self._entries.append(entry)
         return f"{first:07d}"
 
@@ -158,6 +155,20 @@ class CalvinWriter:
         return CalvinDataset(self.directory.parent, self.directory.name)
 
 
+def _append(path: Path, line: str) -> None:
+    """Add a line to the journal, whole or not at all: on a full disk the journal is as before."""
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        with path.open("a") as journal:
+            journal.write(line)
+            journal.flush()
+            os.fsync(journal.fileno())
+    except OSError:
+        if path.is_file():
+            os.truncate(path, size)
+        raise
+
+
 def _read_journal(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of the journal and cut off a torn last one."""
     if not path.is_file():
@@ -166,7 +177,12 @@ def _read_journal(path: Path) -> list[dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         atomic.write_text(path, whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError:
+        raise UserError(
+            f"{path}: expected JSON lines, got damaged ones; delete {path.parent} and begin again"
+        ) from None
 
 
 def _complete(frames: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -32,7 +32,7 @@ _MAX_FILE_BYTES = 4 << 30
 
 
 class Overlay:
-    """The generated wrist views of a data set's episodes.
+    """The generated wrist views of a data set's episodes; any number of processes may read, one at a time may add.
 
     Attributes:
         directory: its folder.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 
 import numpy as np
@@ -145,6 +147,36 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path, recording):
             np.testing.assert_array_equal(array, mine.load([key])[key])
     assert not partial.exists()
     assert len(list(dataset.directory.glob("episode_*.npz"))) == len(dataset)
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(tmp_path, recording, monkeypatch):
+    writer = CalvinWriter(tmp_path)
+    writer.add_episode(recording(3, 0), name="demo0")
+    synced = os.fsync
+
+    def full(handle):
+        """Fail where the journal is synced, after its line was written."""
+        if os.readlink(f"/proc/self/fd/{handle}").endswith("journal.jsonl"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synced(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        writer.add_episode(recording(3, 1), name="demo1")
+    assert writer.done == {"demo0"}
+    monkeypatch.setattr(os, "fsync", synced)
+    writer.add_episode(recording(3, 1), name="demo1")
+    again = CalvinWriter(tmp_path)
+    assert again.done == {"demo0", "demo1"}
+    assert len(again.finish().episodes) == 2
+
+
+def test_a_damaged_journal_is_named(tmp_path, recording):
+    CalvinWriter(tmp_path).add_episode(recording(2))
+    journal = tmp_path / ".training.partial" / "journal.jsonl"
+    journal.write_text("{]\n" + journal.read_text())
+    with pytest.raises(UserError, match="begin again"):
+        CalvinWriter(tmp_path)
 
 
 def test_a_finished_split_is_not_opened_again(tiny_root):
