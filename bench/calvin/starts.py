@@ -27,6 +27,8 @@ HELD_FAMILIES = ("place", "stack")
 BLOCK_HEIGHT = 0.04
 DRAWER_FLOOR = 0.3415
 SEPARATION = 0.1
+CLEAR_OF_DOOR = -0.055
+"""Nearer to the cabinet than this y a block may touch its door, which the push tasks take for something it lies on."""
 JOINT_SPREAD = 0.06
 ATTEMPTS = 500
 
@@ -88,11 +90,11 @@ def _spread_robot(rng: np.random.Generator) -> Vector:
 
 
 def _table_position(scene: SceneSpec, like_evaluation: bool, rng: np.random.Generator) -> Vector:
-    low, high = scene.surfaces["table"].low, scene.surfaces["table"].high
+    low, high = scene.surfaces["table"].low[:2], (scene.surfaces["table"].high[0], CLEAR_OF_DOOR)
     if like_evaluation and scene.name == "D":
         slot = np.array([(0.05, -0.12), (0.23, -0.12)][int(rng.integers(2))])
         return np.array(slot + rng.normal(0.0, 0.015, 2))
-    return np.array(rng.uniform(low[:2], high[:2]))
+    return np.array(rng.uniform(low, high))
 
 
 def _place(scene: SceneSpec, place: str, drawer: float, rng: np.random.Generator) -> Vector:

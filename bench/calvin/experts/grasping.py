@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bench.calvin.experts import parts
 from bench.calvin.experts.motion import (
     ACROSS,
     CABINET_Y,
@@ -142,6 +143,8 @@ def lift(name: str) -> Callable[[Hand], Motion]:
 
     def expert(hand: Hand) -> Motion:
         inside = in_cabinet(hand.block(name))
+        if inside:
+            yield from parts.uncover(hand, float(hand.block(name).position[0]))
         yield from grasp(hand, name)
         here = hand.pose_here()
         if inside:
@@ -210,9 +213,8 @@ def place_in_slider(hand: Hand) -> Motion:
 def open_half(hand: Hand) -> float:
     """Return the x of the middle of the cabinet's open half, metres."""
     place, x = hand.joints()[0], hand.scene.slide[0]
-    width = 0.28
-    left, right = x - hand.scene.slide_range, x + width
-    covered = (x - place, x - place + width)
+    left, right = x - hand.scene.slide_range, x + parts.DOOR_WIDTH
+    covered = (x - place, x - place + parts.DOOR_WIDTH)
     if covered[0] - left > right - covered[1]:
         return (left + covered[0]) / 2
     return (covered[1] + right) / 2 - 0.02

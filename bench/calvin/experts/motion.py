@@ -228,6 +228,13 @@ class Hand:
         x, y, z = (float(value) for value in self.target)
         return Pose((x, y, z), self.yaw, -float(self.world.robot.target_rotation[1]))
 
+    def transit_height(self) -> float:
+        """Return the height at which the hand passes over everything that stands on the table, a tower too."""
+        held = self.held()
+        hanging = 0.02 if held is None else 0.05
+        tops = [float(self.block(name).position[2]) + 0.02 for name in self.world.blocks if name != held]
+        return max(self.height, max(tops, default=0.0) + hanging + 0.015)
+
     def retreat(self) -> Motion:
         """Get out of wherever the last task left the hand: out of the cabinet forward, out of anything else upward."""
         here = self.pose_here()
@@ -235,13 +242,13 @@ class Hand:
         if y > CABINET_Y and z < 0.68:
             yield from self.through(Pose((x, CABINET_Y - 0.03, max(z, 0.51)), here.yaw, here.tilt))
         x, y, z = (float(value) for value in self.target)
-        if z < self.height - 0.02:
-            yield from self.through(Pose((x, y, self.height), here.yaw, here.tilt))
+        if z < self.transit_height() - 0.01:
+            up = Pose((x, y, self.transit_height()), here.yaw, here.tilt)
+            yield from self.to(up, close_to=0.012, settle=0)
 
     def above(self, pose: Pose, pace: float = 1.0) -> Motion:
         """Travel at transit height to a point above ``pose``, turning on the way."""
-        x, y, _ = pose.position
-        aside = Pose(
-            (x + self.jitter(0.015), y + self.jitter(0.015), max(self.height, pose.position[2])), pose.yaw, pose.tilt
-        )
-        yield from self.through(aside, pace)
+        x, y, z = pose.position
+        height = max(self.transit_height(), z)
+        over = Pose((x + self.jitter(0.015), y + self.jitter(0.015), height), pose.yaw, pose.tilt)
+        yield from self.through(over, pace)

@@ -18,6 +18,8 @@ SLIDER_HANDLE = (0.14, -0.078, -0.010)
 LEVER_TIP = (0.0, -0.055, 0.032)
 BUTTON_TOP = 0.024
 FINGER = 0.022
+DOOR_WIDTH = 0.28
+HAND_ROOM = 0.06
 
 
 def open_drawer(hand: Hand) -> Motion:
@@ -75,6 +77,14 @@ def move_slider_left(hand: Hand) -> Motion:
 def move_slider_right(hand: Hand) -> Motion:
     """Push the cabinet door's handle to the right from its left side."""
     yield from _slide(hand, -1, 0.0)
+
+
+def uncover(hand: Hand, x: float) -> Motion:
+    """Move the cabinet door out of the way of a hand that goes in at ``x`` metres, if it is in the way."""
+    left = hand.scene.slide[0] - hand.joints()[0]
+    if left - HAND_ROOM < x < left + DOOR_WIDTH + HAND_ROOM:
+        rest = hand.scene.slide[0] - hand.scene.slide_range / 2 + DOOR_WIDTH / 2
+        yield from (move_slider_left(hand) if x > rest else move_slider_right(hand))
 
 
 def _lever_tip(hand: Hand) -> tuple[float, float, float]:
