@@ -235,18 +235,14 @@ def test_the_journal_is_json_and_no_pickle(tmp_path, recording):
 
 
 @pytest.mark.shared
-def test_the_recorded_split_round_trips(shared, tmp_path):
-    original = CalvinDataset(shared / "calvin" / "calvin_debug_D", "validation")
-    writer = CalvinWriter(tmp_path, "validation", first_frame=original.episodes[0].first)
-    for episode in original.episodes:
-        writer.add_episode(episode.load(episode.keys), episode.windows, episode.scene)
-    copy = writer.finish()
-    assert copy.episodes == original.episodes
-    for mine, theirs in zip(copy.episodes, original.episodes, strict=True):
-        assert mine.keys == theirs.keys
-        arrays = mine.load(mine.keys)
-        for key, array in theirs.load(theirs.keys).items():
-            assert arrays[key].dtype == array.dtype
-            np.testing.assert_array_equal(arrays[key], array)
-    for key, value in original.statistics.items():
-        np.testing.assert_allclose(copy.statistics[key], value, atol=1e-9)
+def test_a_recorded_episode_round_trips(shared, tmp_path):
+    original = CalvinDataset(shared / "calvin" / "calvin_debug_D", "validation").episodes[-1]
+    writer = CalvinWriter(tmp_path, "validation", first_frame=original.first)
+    writer.add_episode(original.load(original.keys), original.windows, original.scene)
+    (copy,) = writer.finish().episodes
+    assert copy == original
+    assert copy.keys == original.keys
+    arrays = copy.load(copy.keys)
+    for key, array in original.load(original.keys).items():
+        assert arrays[key].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[key], array)
