@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +23,16 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def _beside(path: Path) -> Path:
+    """Return a new hidden name in the same folder; unlike ``tempfile``'s, its file gets the user's usual permissions."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; when the block ends well, sync it and rename it over ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -63,7 +66,8 @@ def new_directory(path: Path) -> Iterator[Path]:
     An existing ``path`` is replaced only then; on an exception nothing but the temporary directory is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
         _sync_directory(temporary)

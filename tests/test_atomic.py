@@ -28,3 +28,14 @@ def test_a_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with atomic.new_directory(target) as temporary:
         (temporary / "whole").touch()
     assert [p.name for p in target.iterdir()] == ["whole"]
+
+
+def test_what_is_written_can_be_read_by_whoever_the_umask_allows(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    atomic.write_text(tmp_path / "text", "x")
+    with atomic.new_directory(tmp_path / "folder"):
+        pass
+    (tmp_path / "usual").mkdir()
+    assert (tmp_path / "text").stat().st_mode == plain.stat().st_mode
+    assert (tmp_path / "folder").stat().st_mode == (tmp_path / "usual").stat().st_mode
