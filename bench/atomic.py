@@ -24,7 +24,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Return a new hidden name in the same folder; unlike ``tempfile``'s, its file gets the user's usual permissions."""
+    """Return a new hidden name in the same folder; unlike ``tempfile``'s, with the user's usual permissions."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
 
 
