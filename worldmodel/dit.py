@@ -11,6 +11,7 @@ Not here: noise schedule, training, sampling.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +70,16 @@ def widen_patch_embedding(transformer: Any, in_channels: int, generator: torch.G
     transformer.register_to_config(in_channels=in_channels)
 
 
+def _folder(source: str, subfolder: str | None) -> Path:
+    """Return the local folder of a model, fetched from the Hub unless ``source`` is a folder."""
+    root = Path(source)
+    if not root.is_dir():
+        from huggingface_hub import snapshot_download
+
+        root = Path(snapshot_download(source, allow_patterns=f"{subfolder}/*" if subfolder else None))
+    return root / (subfolder or "")
+
+
 def load_transformer(config: TransformerConfig, channels: int) -> Any:
     """Return the trained base transformer named by ``config``, its patch embedding widened for the condition.
 
@@ -76,11 +87,19 @@ def load_transformer(config: TransformerConfig, channels: int) -> Any:
         WorldModelError: there is none, or it is for other latents.
     """
     from diffusers import WanTransformer3DModel
+    from safetensors.torch import load_file
 
+    # Not from_pretrained: for this class it insists on the package accelerate.
     try:
-        transformer = WanTransformer3DModel.from_pretrained(config.source, subfolder=config.subfolder)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        folder = _folder(config.source, config.subfolder)
+        settings = WanTransformer3DModel.load_config(folder)
+        transformer = WanTransformer3DModel.from_config(settings)
+        weights = {
+            name: value for part in sorted(folder.glob("*.safetensors")) for name, value in load_file(part).items()
+        }
+        transformer.load_state_dict(weights)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
         raise WorldModelError(
             f"transformer {config.source!r}: expected a Hugging Face id or folder of a WanTransformer3DModel: {reason}"
         ) from error

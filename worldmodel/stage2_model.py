@@ -67,8 +67,10 @@ class Stage2:
         """
         data, tensors, extra = checkpoint.load(directory)
         config = Stage2Config.from_json(data)
-        codec = make_codec(config.codec, config.size)
-        denoiser = WristDenoiser(config, codec.channels, settings=extra["transformer"])
+        # Building draws random weights before they are replaced: the caller's generator shall not notice.
+        with torch.random.fork_rng(devices=[]):
+            codec = make_codec(config.codec, config.size)
+            denoiser = WristDenoiser(config, codec.channels, settings=extra["transformer"])
         _load_tensors(denoiser, codec, tensors, directory)
         model = cls(config, codec, denoiser.eval(), extra).to(device)
         model.weights_sha256 = checkpoint.weights_hash(directory)
