@@ -27,7 +27,7 @@ class WorldFiles:
         table: URDF of the play table.
         plane: URDF of the ground.
         scaling: PyBullet's ``globalScaling`` for blocks and table.
-        textured: whether the visual meshes bring their own textures.
+        original: these are CALVIN's own files: solver settings and resets must be the original's, whatever they cost.
     """
 
     robot: Path
@@ -35,7 +35,7 @@ class WorldFiles:
     table: Path
     plane: Path
     scaling: float
-    textured: bool
+    original: bool
 
     def __post_init__(self) -> None:
         for path in (self.robot, *self.blocks.values(), self.table, self.plane):
@@ -81,5 +81,5 @@ def calvin_files(root: Path, scene: SceneSpec) -> WorldFiles:
         table=data / table / "urdf" / f"{table}.urdf",
         plane=data / "plane" / "plane.urdf",
         scaling=0.8,
-        textured=True,
+        original=True,
     )

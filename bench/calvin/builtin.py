@@ -52,7 +52,7 @@ def _scene_files(name: str) -> WorldFiles:
         _write(folder / filename, text)
     blocks = {block.name: _write(folder / f"{block.name}.urdf", _block_urdf(block)) for block in scene.blocks}
     plane = Path(pybullet_data.getDataPath()) / "plane.urdf"
-    return WorldFiles(robot=_robot(), blocks=blocks, table=table, plane=plane, scaling=1.0, textured=False)
+    return WorldFiles(robot=_robot(), blocks=blocks, table=table, plane=plane, scaling=1.0, original=False)
 
 
 def _write(path: Path, text: str) -> Path:

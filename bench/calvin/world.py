@@ -2,8 +2,16 @@
 
 No pictures and no gymnasium here.  Load order, body ids and solver settings are the original's (calvin_env
 ``envs/play_table_env.py``), because trajectories are to agree with it bit for bit: robot 0, base cylinder 1, blocks
-2-4, table 5, plane 6.  ``deterministicOverlappingPairs`` stays off: the original switches it on and then resets the
-simulation, which switches it off again.
+2-4, table 5, plane 6.
+
+A reset must not depend on what the world did before, yet Bullet keeps contacts and a search tree from the past.  Two
+ways out, chosen by ``WorldFiles.original``:
+
+* CALVIN's own files: everything is loaded anew (about 90 ms).  Nothing cheaper is known that keeps the order in which
+  Bullet finds contacts, and with it the last bit of the original.  ``deterministicOverlappingPairs`` stays off: the
+  original switches it on and then resets the simulation, which switches it off again.
+* The built-in files: ``deterministicOverlappingPairs`` makes that order a matter of body numbers, so that it is enough
+  to take every body out of the search tree and put it back (about 2 ms), see ``bench.calvin.rewind``.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ import numpy as np
 import pybullet
 
 from bench.calvin.assets import WorldFiles
+from bench.calvin.rewind import Pose, rewind
 from bench.calvin.robot import Robot, checked_numbers
 from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SWITCH_RANGE, SceneSpec
 from bench.calvin.state import PLANE, ROBOT, TABLE, BlockState, Contact, WorldState
@@ -72,6 +81,7 @@ class World:
         self.plane = -1
         self._names: dict[int, str] = {}
         self._link_names: dict[int, str] = {}
+        self._homes: dict[int, Pose] = {}
         pybullet.resetSimulation(physicsClientId=self.client)
         pybullet.setTimeStep(1.0 / 240.0, physicsClientId=self.client)
         self.load()
@@ -93,6 +103,12 @@ class World:
             )
         self.table.load()
         self.plane = pybullet.loadURDF(str(self.files.plane), physicsClientId=self.client)
+        if not self.files.original:
+            pybullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=self.client)
+            self._homes = {
+                body: pybullet.getBasePositionAndOrientation(body, physicsClientId=self.client)
+                for body in (self.robot.body, *self.blocks.values(), self.table.body, self.plane)
+            }
         self._names = {self.robot.body: ROBOT, self.table.body: TABLE, self.plane: PLANE}
         self._names |= {body: name for name, body in self.blocks.items()}
         self._link_names = {index: name for name, index in self.table.links.items()}
@@ -102,7 +118,10 @@ class World:
 
         The outcome depends on the arguments alone, never on what this world did before.
         """
-        self.load()
+        if self.files.original:
+            self.load()
+        else:
+            rewind(self.client, self._homes)
         self.table.reset(scene_obs[:6])
         for index, body in enumerate(self.blocks.values()):
             pose = scene_obs[6 + 6 * index : 12 + 6 * index]
