@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, World, WristMode, run_chain
+from bench.rollout.film import Film, Films, is_kept
 from bench.rollout.inference import MAX_BATCH, MAX_WAIT_S, BatchingServer, RemotePolicy
 from bench.rollout.sources import GeneratorSource, PolicySource, Script, check_fit
 from bench.rollout.world import WorldOptions, world_facts
@@ -63,11 +64,13 @@ class Outcome:
             ``"fault"``, the machinery failed.
         result: the chain's result where done.
         reason: one line, where not.
+        film: the chain as MP4, where it was asked for.
     """
 
     kind: Literal["done", "policy", "user", "fault"]
     result: ChainResult | None = None
     reason: str = ""
+    film: bytes | None = None
 
 
 class ChainWorker:
@@ -79,6 +82,7 @@ class ChainWorker:
         instructions: task to sentence, or None for the evaluation sentences.
         watchdog_s: seconds without a control step after which this process ends itself; None where it must not.
         import_path: folders that the driver imports from and this process may not know yet.
+        films: which chains are filmed.
     """
 
     def __init__(
@@ -88,8 +92,10 @@ class ChainWorker:
         instructions: Mapping[str, str] | None = None,
         watchdog_s: float | None = None,
         import_path: Sequence[str] = (),
+        films: Films = "none",
     ) -> None:
         import_also(import_path)
+        self._films = films
         self._options, self._steps, self._instructions = world, steps_per_subtask, instructions
         self._watchdog_s, self._armed = watchdog_s, 0.0
         self._world: World | None = None
@@ -114,6 +120,7 @@ class ChainWorker:
             policy, generator = self._meet(job, remote)
             if self._world is None:
                 self._world = self._options.build()
+            film = Film() if self._films != "none" else None
             result = run_chain(
                 self._world,
                 policy,
@@ -124,9 +131,11 @@ class ChainWorker:
                 generator=generator,
                 steps_per_subtask=self._steps,
                 instructions=self._instructions,
+                recorder=film,
                 alive=self._alive,
             )
-            return Outcome("done", result)
+            kept = film is not None and is_kept(self._films, result)
+            return Outcome("done", result, film=film.finish() if film is not None and kept else None)
         except PolicyError as error:
             return Outcome("policy", reason=str(error))
         except (UserError, WorldModelError) as error:

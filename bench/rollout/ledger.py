@@ -45,7 +45,7 @@ class Ledger:
         self._missing: dict[Key, str] = {}
         self._file: IO[bytes] | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _disk_faults(path):
+        with disk_faults(path):
             self._file = path.open("a+b")
             self._claim()
             self._read()
@@ -126,13 +126,13 @@ class Ledger:
 
     def export_jsonl(self, path: Path) -> None:
         """Write the rows, ordered, without the header: what other tools read as ``chains.jsonl``."""
-        with _disk_faults(path), replacing(path) as beside, beside.open("w") as out:
+        with disk_faults(path), replacing(path) as beside, beside.open("w") as out:
             for result in self.completed():
                 out.write(json.dumps(result.to_json()) + "\n")
 
     def export_results_json(self, path: Path, arm: str, seed: int) -> None:
         """Write CALVIN's own ``results.json`` for one arm and seed."""
-        with _disk_faults(path):
+        with disk_faults(path):
             write_json(path, {"0": results_json(self.completed(arm, seed))})
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class Ledger:
     def _write(self, entry: dict[str, Any]) -> None:
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()
         before = self.size
-        with _disk_faults(self.path):
+        with disk_faults(self.path):
             try:
                 self._open.write(line)
                 self._open.flush()
@@ -234,7 +234,8 @@ def results_json(results: Sequence[ChainResult]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _disk_faults(path: Path) -> Iterator[None]:
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a full disk, or one that cannot be written, into a user error that names ``path``."""
     try:
         yield
     except OSError as error:

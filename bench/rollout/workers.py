@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.atomic import write_bytes
 from bench.errors import UserError
 from bench.rollout.actors import ChainWorker, InferenceActor, Job, Outcome
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
+from bench.rollout.film import Films, film_name
 from bench.rollout.inference import MAX_BATCH, RemotePolicy
-from bench.rollout.ledger import Ledger
+from bench.rollout.ledger import Ledger, disk_faults
 from bench.rollout.progress import RolloutProgress
 from bench.rollout.session import start_ray
 from bench.rollout.sources import BUILT_IN, GeneratorSource, PolicySource
 from bench.rollout.world import WorldOptions, protocol_fingerprint
 
-LEDGER_FILE, EXPORT_FILE = "ledger.jsonl", "chains.jsonl"
+LEDGER_FILE, EXPORT_FILE, FILM_FOLDER = "ledger.jsonl", "chains.jsonl", "films"
 TRIES = 2
 FAULTS_IN_A_ROW = 12
 """After so many faults without one finished chain between them, the machine is broken and not the chains."""
@@ -75,6 +77,7 @@ def roll_out_jobs(
     progress: bool = True,
     ray_address: str | None = None,
     watchdog_s: float = WATCHDOG_S,
+    films: Films = "none",
 ) -> list[ChainResult]:
     """Roll several policies out on the same chains with the same workers, going on where an earlier run stopped.
 
@@ -91,6 +94,7 @@ def roll_out_jobs(
         progress: show a bar where standard error is a terminal.
         ray_address: a running cluster, or None for a Ray of this machine.
         watchdog_s: seconds without a control step after which a worker counts as hung.
+        films: chains kept as MP4 in ``films/`` beside the ledger: "none", "failures", "successes" or "all".
 
     Returns:
         Every finished chain of these jobs, also those of earlier runs; ``Ledger.missing`` has the others.
@@ -110,9 +114,9 @@ def roll_out_jobs(
         with RolloutProgress(len(jobs) * len(chains), len(jobs) * len(chains) - len(todo), show=progress) as bar:
             book = _Book(ledger, bar, deque(todo))
             if todo and workers == 0:
-                _serially(book, ChainWorker(world, steps_per_subtask, instructions))
+                _serially(book, ChainWorker(world, steps_per_subtask, instructions, films=films))
             elif todo:
-                recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path))
+                recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path), films)
                 ray = start_ray(ray_address)
                 pool = _Pool(ray, book, recipe, workers, max_batch if inference == "actor" else 0)
                 pool.drain()
@@ -131,6 +135,8 @@ class _Book:
         """Write a finished chain down, queue a faulty one again, or give it up."""
         if outcome.result is not None:
             self._faults_in_a_row = 0
+            if outcome.film is not None:
+                self._keep(outcome.film, film_name(outcome.result))
             self.ledger.append(outcome.result)
             self.bar.done(outcome.result)
             return
@@ -146,6 +152,12 @@ class _Book:
         self._faults_in_a_row += 1
         if self._faults_in_a_row >= FAULTS_IN_A_ROW:
             raise UserError(f"{FAULTS_IN_A_ROW} faults without a finished chain, the last: {outcome.reason}")
+
+    def _keep(self, film: bytes, name: str) -> None:
+        """Write a film, before its chain counts as done, so that no finished chain lacks one."""
+        path = self.ledger.path.parent / FILM_FOLDER / name
+        with disk_faults(path):
+            write_bytes(path, film)
 
     def _give_up(self, item: _Item) -> None:
         reason = "; then ".join(item.faults)
