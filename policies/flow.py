@@ -157,16 +157,15 @@ class FlowPolicy:
         reads_wrist = WRIST in self._spec.views
         present = [reads_wrist and WRIST in observation.views for observation in batch]
         size = self.config.wrist_size
-        wrist = torch.zeros(len(batch), size, size, 3, dtype=torch.uint8)
-        for row, observation in enumerate(batch):
-            if present[row]:
-                wrist[row] = self._resized(observation, WRIST, size)
-        anchor = torch.stack([self._resized(observation, ANCHOR, self.config.anchor_size) for observation in batch])
+        wrist = torch.zeros(len(batch), size, size, 3, dtype=torch.uint8, device=self.device)
+        if any(present):
+            wrist[present] = self._resized([o for o, here in zip(batch, present, strict=True) if here], WRIST, size)
+        anchor = self._resized(batch, ANCHOR, self.config.anchor_size)
         sentence = np.stack([self.sentences.lookup(observation.instruction) for observation in batch])  # (B, D)
         proprio = self._proprio(batch) if self.config.use_proprio else None
         inputs = Inputs(
-            anchor=anchor.to(self.device),
-            wrist=wrist.to(self.device) if reads_wrist else None,
+            anchor=anchor,
+            wrist=wrist if reads_wrist else None,
             wrist_present=torch.tensor(present).to(self.device),
             sentence=torch.from_numpy(sentence).to(self.device),
             proprio=proprio,
@@ -174,10 +173,18 @@ class FlowPolicy:
         )
         return inputs
 
-    def _resized(self, observation: Observation, view: str, size: int) -> Tensor:
-        """Return the view as uint8 (size, size, 3)."""
-        image = observation.views[view]
-        height, width = image.shape[:2]
+    def _resized(self, batch: Sequence[Observation], view: str, size: int) -> Tensor:
+        """Return the view of each observation, uint8 (B, size, size, 3)."""
+        images = [observation.views[view] for observation in batch]
+        shapes = {image.shape[:2] for image in images}
+        for height, width in shapes:
+            self._check_shape(view, height, width)
+        if len(shapes) == 1:
+            return resize_images(torch.from_numpy(np.stack(images)).to(self.device), size)
+        parts = [resize_images(torch.from_numpy(image[None].copy()).to(self.device), size) for image in images]
+        return torch.cat(parts)
+
+    def _check_shape(self, view: str, height: int, width: int) -> None:
         trained = self.view_sizes.get(view, (1, 1))
         if min(height, width) < SMALLEST_SIDE:
             raise PolicyError(f"view {view!r}: expected at least {SMALLEST_SIDE} px a side, got {height}x{width}")
@@ -186,8 +193,6 @@ class FlowPolicy:
             raise PolicyError(
                 f"view {view!r}: trained on {shape} images, got {height}x{width}; crop it to the same shape"
             )
-        # A copy, because torch warns about (and might write to) arrays that are read-only.
-        return resize_images(torch.from_numpy(image.copy()).unsqueeze(0), size)[0]
 
     def _proprio(self, batch: Sequence[Observation]) -> Tensor:
         states = [observation.proprio for observation in batch]

@@ -97,6 +97,13 @@ def test_an_image_of_the_trained_shape_is_accepted_at_another_size(policy_of):
     assert np.isfinite(policy.act([Observation(views, "x")], [0])).all()
 
 
+def test_cameras_of_several_sizes_may_share_a_batch(policy_of, observations):
+    policy = policy_of()
+    wide = {"anchor": np.full((128, 128, 3), 9, np.uint8), "wrist": observations[0].views["wrist"]}
+    mixed = policy.act([Observation(wide, "push"), observations[1]], [0, 1])
+    np.testing.assert_allclose(mixed[1], policy.act(observations[1:2], [1])[0], atol=1e-4)
+
+
 def test_nan_weights_are_an_error_not_an_action(policy_of, observations):
     policy = policy_of()
     policy.network.transformer.out.bias.data[:] = float("nan")
