@@ -65,7 +65,7 @@ STATIC_UP = (0.4041403970338857, 0.22629790978217404, 0.8862616969685161)
 _HAND_FROM_TCP = (0.0, 0.0, -0.14)
 _HAND_FROM_MOUNT = ((-0.1, 0.0, 0.0), (1.3, 0.0, -1.57))
 # CALVIN's camera looks along the mount's +y with -z up; OpenCV looks along +z with -y up.
-_MOUNT_FROM_CAMERA = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+_MOUNT_FROM_CAMERA = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 _GL_FROM_CV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 

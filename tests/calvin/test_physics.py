@@ -1,0 +1,169 @@
+"""The built-in world: free of history, shaped like CALVIN's, every moving part within reach of its range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pybullet
+import pytest
+
+from bench.calvin.builtin import builtin_files
+from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SCENES, SWITCH_RANGE, scene_named
+from bench.calvin.world import World
+
+LINKS = ["button_link", "switch_link", "slide_link", "drawer_link", "led_link", "light_link", "plank_link"]
+
+
+def make_world(scene: str = "D", led_button: str = "main") -> World:
+    spec = scene_named(scene)
+    return World(spec, builtin_files(spec), led_button)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    world = make_world()
+    yield world
+    world.close()
+
+
+def start(world: World, **values: float) -> np.ndarray:
+    """Give a table with the blocks on it and some of the first six values set."""
+    state = world.random_scene_obs(np.random.default_rng(0))
+    for name, value in values.items():
+        state[("slider", "drawer", "button", "switch", "lightbulb", "led").index(name)] = value
+    return state
+
+
+def record(world: World, scene_obs: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    world.reset(None, scene_obs)
+    rows = [np.concatenate([world.robot.observation(), world.scene_observation()])]
+    for action in actions:
+        world.robot.apply_relative(action)
+        world.advance()
+        rows.append(np.concatenate([world.robot.observation(), world.scene_observation()]))
+    return np.array(rows)
+
+
+def rummage(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Actions that push into the table and across it."""
+    actions = rng.normal(0, 0.5, (steps, 7)).clip(-1, 1)
+    actions[:, 2] -= 0.5
+    actions[:, 6] = rng.choice([-1.0, 1.0], steps)
+    return actions
+
+
+def test_a_reset_forgets_everything(world: World) -> None:
+    rng = np.random.default_rng(3)
+    actions, scene_obs = rummage(rng, 60), start(world)
+    for _ in range(3):
+        record(world, start(world, slider=0.1, led=1), rummage(rng, 40))
+    fresh = make_world()
+    assert np.array_equal(record(world, scene_obs, actions), record(fresh, scene_obs, actions))
+    fresh.close()
+
+
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_bodies_links_and_ranges_are_calvins(scene: str) -> None:
+    world = make_world(scene)
+    spec = SCENES[scene]
+    assert (world.robot.body, list(world.blocks.values()), world.table.body, world.plane) == (0, [2, 3, 4], 5, 6)
+    assert sorted(world.table.links, key=lambda name: world.table.links[name]) == ["base_link", *LINKS]
+    ranges = {"slide": spec.slide_range, "drawer": DRAWER_RANGE, "button": BUTTON_RANGE, "switch": SWITCH_RANGE}
+    for part, upper in ranges.items():
+        info = pybullet.getJointInfo(world.table.body, world.table.links[f"{part}_link"], physicsClientId=world.client)
+        assert info[1].decode() == f"base__{part}"
+        assert info[8:10] == pytest.approx((0.0, upper))
+    joints = (8, 9, 10, 11, 12, 14, 15)
+    names = [pybullet.getJointInfo(0, joint, physicsClientId=world.client)[12].decode() for joint in joints]
+    fingers = ["panda_leftfinger", "finger_left_tip", "panda_rightfinger", "finger_right_tip"]
+    assert names == ["panda_hand", *fingers, "gripper_cam", "tcp"]
+    world.close()
+
+
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_blocks_rest_where_they_are_put(scene: str) -> None:
+    world = make_world(scene)
+    state = world.random_scene_obs(np.random.default_rng(5))
+    drawer = (world.scene.drawer[0], -0.18 - 0.05, 0.37)
+    x, y, z = world.scene.plank
+    state[1] = DRAWER_RANGE
+    state[6:9], state[9:12] = drawer, (0, 0, 0)
+    state[12:15], state[15:18] = (x + 0.02, y, z + 0.04), (0, 0, 0)
+    state[18:21], state[21:24] = (0.15 if scene in "ACD" else -0.1, -0.1, 0.46), (0, 0, 0)
+    world.reset(None, state)
+    for _ in range(30):
+        world.advance()
+    contacts = [block.contacts for block in world.state().blocks.values()]
+    assert contacts == [{("table", "drawer_link")}, {("table", "plank_link")}, {("table", "base_link")}]
+    heights = [block.position[2] for block in world.state().blocks.values()]
+    assert heights == pytest.approx([0.36, 0.46, 0.46], abs=2e-3)
+    world.close()
+
+
+@pytest.mark.parametrize(("part", "index", "upper"), [("slide", 0, 0.28), ("drawer", 1, 0.22), ("switch", 3, 0.088)])
+def test_parts_move_over_their_whole_range_and_stay(world: World, part: str, index: int, upper: float) -> None:
+    world.reset(None, start(world))
+    link = world.table.links[f"{part}_link"]
+    axis = {"slide": (-1, 0, 0), "drawer": (0, -1, 0), "switch": (0, 0.5, math.sqrt(0.75))}[part]
+    for _ in range(240):
+        position = pybullet.getLinkState(world.table.body, link, physicsClientId=world.client)[0]
+        force = [12 * value for value in axis]
+        pybullet.applyExternalForce(
+            world.table.body, link, force, position, pybullet.WORLD_FRAME, physicsClientId=world.client
+        )
+        pybullet.stepSimulation(physicsClientId=world.client)
+    assert world.table.joints()[index] == pytest.approx(upper, abs=3e-3)
+    for _ in range(10):
+        world.advance()
+    assert world.table.joints()[index] == pytest.approx(upper, abs=5e-3)
+
+
+def press(world: World) -> int:
+    """Press the button once, let go, and return the LED."""
+    button = world.table.links["button_link"]
+    for value in (BUTTON_RANGE, 0.0):
+        pybullet.resetJointState(world.table.body, button, value, physicsClientId=world.client)
+        world.table.step()
+    return world.table.led
+
+
+@pytest.mark.parametrize(("led_button", "expected"), [("main", [0, 1, 0]), ("pinned", [1, 0, 1])])
+def test_led_button_of_both_commits(led_button: str, expected: list[int]) -> None:
+    world = make_world(led_button=led_button)
+    for _ in range(2):
+        world.reset(None, start(world, led=1))
+        assert [press(world) for _ in range(3)] == expected
+    world.close()
+
+
+def test_button_springs_back(world: World) -> None:
+    world.reset(None, start(world, button=BUTTON_RANGE))
+    for _ in range(30):
+        world.advance()
+    assert world.table.joints()[2] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_switch_turns_the_bulb(world: World) -> None:
+    world.reset(None, start(world))
+    switch = world.table.links["switch_link"]
+    for value, bulb in ((0.08, 1), (0.045, 1), (0.043, 0), (0.0, 0)):
+        pybullet.resetJointState(world.table.body, switch, value, physicsClientId=world.client)
+        world.table.step()
+        assert world.table.bulb == bulb
+
+
+def test_closed_fingers_hold_a_block(world: World) -> None:
+    state = start(world)
+    state[12:15], state[15:18] = (0.15, -0.1, 0.46), (0, 0, 0)
+    world.reset(None, state)
+    # fingers close along their own y; a quarter turn sets it along the block's short side
+    down = np.array([math.pi, 0.0, 0.0])
+    for height, gripper, steps in ((0.6, 1, 60), (0.46, 1, 60), (0.46, -1, 20), (0.6, -1, 60)):
+        for _ in range(steps):
+            world.robot.apply_absolute(np.array([0.15, -0.1, height]), down, gripper)
+            world.advance()
+    held = world.state().blocks[world.scene.block_names()[1]]
+    assert held.position[2] > 0.55
+    assert {body for body, _ in held.contacts} == {"robot"}
