@@ -29,6 +29,8 @@ CABINET_FLOOR_Y = 0.02
 """Blocks beyond this y lie in the cabinet."""
 DRAWER_BELOW = 0.42
 """Blocks whose centre is lower lie in the drawer."""
+CABINET_TILT = 0.75
+"""The hand leans back this far, rad, to reach into the cabinet without touching its slope."""
 WIDEST = 0.06
 FINGERTIP = 0.055
 """How far the outer side of an open finger is from the gripper's middle, metres."""
@@ -99,7 +101,7 @@ def choose_grasp(hand: Hand, name: str) -> Pose:
         raise ExpertFailed(f"{name}: no side narrower than {WIDEST} m lies flat")
     tilt = 0.0
     if in_cabinet(block):
-        tilt = 0.45 + hand.jitter(0.08)
+        tilt = CABINET_TILT + hand.jitter(0.06)
     elif not in_drawer(block) and block.position[1] > -0.06 and abs(math.sin(best[1])) > 0.8:
         tilt = 0.15
     x, y, z = (float(value) for value in block.position)
@@ -161,6 +163,16 @@ def _carried(hand: Hand) -> str:
     if name is None:
         raise ExpertFailed("nothing is in the gripper")
     return name
+
+
+def _level_tilt(hand: Hand, name: str) -> float:
+    """Return the tilt at which the held block is level again, if the hand has tilted since it was grasped."""
+    here = hand.pose_here()
+    axes = hand.block(name).axes
+    up = axes[:, int(np.argmax(np.abs(axes[2])))]
+    up = up * np.sign(up[2])
+    forward = up[0] * math.cos(here.yaw) + up[1] * math.sin(here.yaw)
+    return float(np.clip(here.tilt + math.atan2(forward, up[2]), -0.2, 0.9))
 
 
 def _release_at(hand: Hand, pose: Pose, away: Pose) -> Motion:
@@ -235,13 +247,13 @@ def stack_block(hand: Hand) -> Motion:
     yaw = hand.yaw + _alignment(held, base)
     top = float(base.position[2]) + base.height / 2
     yield from hand.retreat()
-    over = Pose((float(base.position[0]), float(base.position[1]), top + 0.1), yaw)
+    over = Pose((float(base.position[0]), float(base.position[1]), top + 0.1), yaw, _level_tilt(hand, name))
     yield from hand.above(over)
     yield from hand.to(over, close_to=0.005)
     offset = hand.tcp() - hand.block(name).position
     bottom = hand.block(name).height / 2
     x, y = over.position[0] + float(offset[0]), over.position[1] + float(offset[1])
-    spot = Pose((x, y, top + bottom + float(offset[2]) + 0.004), yaw)
+    spot = Pose((x, y, top + bottom + float(offset[2]) + 0.004), yaw, over.tilt)
     yield from hand.to(spot.moved(z=0.03), pace=0.7)
     yield from hand.to(spot, pace=0.5, close_to=0.002)
     yield from hand.grip(OPEN, 8)
@@ -298,7 +310,7 @@ def put_down(hand: Hand) -> Motion:
     name = _carried(hand)
     x, y = (float(value) for value in free_spot(hand, name))
     hanging = float(hand.target[2] - hand.block(name).position[2]) + hand.block(name).height / 2
-    spot = Pose((x, y, TABLE_TOP + hanging + 0.006), hand.yaw)
+    spot = Pose((x, y, TABLE_TOP + hanging + 0.006), hand.yaw, _level_tilt(hand, name))
     yield from hand.retreat()
     yield from hand.above(spot)
     yield from _release_at(hand, spot, spot.moved(z=0.09))
