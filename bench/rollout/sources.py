@@ -97,6 +97,11 @@ class PolicySource:
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        """Make a folder's path absolute: a worker need not run where the driver does."""
+        if Path(self.name).is_dir():
+            object.__setattr__(self, "name", str(Path(self.name).resolve()))
+
     def load(self) -> Policy | Script:
         """Build the policy here, in this process."""
         if self.name == "expert":

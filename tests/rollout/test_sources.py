@@ -51,6 +51,14 @@ def test_checkpoint_is_known_by_its_content(tmp_path: Path) -> None:
     assert generators[0].identity() != generators[1].identity()
 
 
+def test_relative_folder_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "policy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    source = PolicySource("policy")
+    monkeypatch.chdir("/")
+    assert source.name == str((tmp_path / "policy").resolve())
+
+
 def test_folder_without_a_policy_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="config"):
         roll_out(
