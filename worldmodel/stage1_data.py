@@ -243,7 +243,7 @@ def _join(parts: list[_Part], reference: Clip) -> Frames:
     view = np.concatenate([one.view for one in pairs]) if pairs else np.zeros(0, np.int64)
     hashed = hashlib.sha256()
     for array in (anchors.numpy(), wrist, anchor, view):
-        hashed.update(np.ascontiguousarray(array))
+        hashed.update(np.ascontiguousarray(array).tobytes())
     return Frames(
         anchors=anchors,
         depth=stacked("depth"),
