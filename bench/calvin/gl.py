@@ -22,7 +22,7 @@ LOCK = threading.RLock()
 
 
 @lru_cache(maxsize=1)
-def _context_of(_process: int) -> Any:
+def _context_of(_process: int) -> tuple[Any, str]:
     # One core a worker is the rule here; without this llvmpipe starts a thread for every core of the machine.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     try:
@@ -33,7 +33,7 @@ def _context_of(_process: int) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"renderer gl: expected an EGL device with OpenGL 3.3, got: {reason}; {_MEND}") from None
-    return context
+    return context, str(context.info["GL_RENDERER"])
 
 
 def context() -> Any:
@@ -42,13 +42,17 @@ def context() -> Any:
     Raises:
         UserError: there is no EGL with OpenGL 3.3 here; the message says what to install.
     """
-    return _context_of(os.getpid())
+    return _context_of(os.getpid())[0]
+
+
+def device_name() -> str:
+    """Return the name of what draws, ``"llvmpipe (LLVM 15.0.6, 256 bits)"`` for instance; makes the context."""
+    return _context_of(os.getpid())[1]
 
 
 def gl_available() -> tuple[bool, str]:
     """Return whether the renderer can run here, and what draws (``"llvmpipe (LLVM 15.0.6, 256 bits)"``) or why not."""
     try:
-        with LOCK, context() as current:
-            return True, str(current.info["GL_RENDERER"])
+        return True, device_name()
     except UserError as error:
         return False, str(error)

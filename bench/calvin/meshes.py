@@ -16,19 +16,25 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-import fast_simplification
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from bench.atomic import replacing
 from bench.errors import UserError
 
-MAX_TRIANGLES = 600
-"""What a mesh keeps: enough for the silhouette of a robot link in an image of 200 pixels."""
+FINE, COARSE, SHADOW = 600, 400, 200
+"""Triangles that a mesh may keep: for a camera that is near, for one that is far, for the shadow it casts."""
+LEVELS = (FINE, COARSE, SHADOW)
 
-_FORMAT = 1
+_FORMAT = 8
 _NEIGHBOURS = 12
+_SMALLEST = 0.06
+"""Pieces shorter than this share of a mesh are left out: screws and covers of a pixel or two."""
+_TOLERANCES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+"""Metres that thinning may move a surface; a pixel of the static camera is four millimetres wide."""
+_COUNTS = (450, 300, 200, 130, 90, 60, 36, 20, 12)
+_PROBES = 600
+_BARYCENTRIC = np.array([(a, b, 4 - a - b) for a in range(5) for b in range(5 - a)], np.float32) / 4
 
 
 @dataclass(frozen=True)
@@ -253,6 +259,19 @@ def read_stl(path: Path) -> Mesh:
     return from_corners(table["corners"], np.repeat(table["normal"][:, None], 3, axis=1))
 
 
+_READERS = {".obj": read_obj, ".stl": read_stl}
+
+
+def _read(path: Path) -> Mesh:
+    try:
+        mesh = _READERS[path.suffix.lower()](path)
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path}: expected triangles, got {error}; is the file whole?") from None
+    if len(mesh.triangles) == 0:
+        raise UserError(f"{path}: expected triangles, got none; is the file whole?")
+    return mesh
+
+
 def _palette(mesh: Mesh) -> NDArray[np.uint8]:
     """Return (M, 3) the texture's colour at the middle of each triangle."""
     if mesh.texture is None:
@@ -265,38 +284,95 @@ def _palette(mesh: Mesh) -> NDArray[np.uint8]:
     return image[height - 1 - (middle[:, 1] * height).astype(int) % height, (middle[:, 0] * width).astype(int) % width]
 
 
-def thin_out(mesh: Mesh, target: int = MAX_TRIANGLES) -> Mesh:
-    """Return the mesh with at most ``target`` triangles, its texture baked into colours.
+def _components(faces: NDArray[np.int32], count: int) -> list[NDArray[np.int64]]:
+    """Return the face indices of each connected component of a mesh with ``count`` welded points."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
 
-    Each new triangle takes the colour of the nearest old one, each new corner the normal of the nearest old corner
-    that looks the same way, so that curved shells stay smooth and edges stay sharp.
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    graph = coo_matrix((np.ones(len(ends), bool), ends.T), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    order = np.argsort(label[faces[:, 0]], kind="stable")
+    starts = np.flatnonzero(np.diff(label[faces[order, 0]])) + 1
+    return np.split(order, starts)
+
+
+def _deviation(points: NDArray[np.float32], simple: NDArray[np.float32], faces: NDArray[np.int32]) -> float:
+    """Return how far the original's points lie from a simplified surface, metres: the 98th percentile."""
+    from scipy.spatial import cKDTree
+
+    corners = simple[faces]
+    samples = np.einsum("sk,mkc->msc", _BARYCENTRIC, corners).reshape(-1, 3)  # (m, s, 3) -> (m s, 3)
+    spacing, near = cKDTree(samples).query(points)
+    triangle = near // len(_BARYCENTRIC)
+    normal = flat_normals(corners.astype(np.float64))[triangle, 0]
+    height = np.abs(((points - corners[triangle, 0]) * normal).sum(axis=1))
+    # Over a triangle's inside the height counts; past its edge the distance to the nearest sample does.
+    size = np.linalg.norm(corners[triangle, 1] - corners[triangle, 0], axis=1)
+    return float(np.quantile(np.where(spacing < size, height, spacing), 0.98))
+
+
+def _simplify(
+    points: NDArray[np.float32], faces: NDArray[np.int32], tolerance: float
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return the component with as few triangles as keep its points within ``tolerance`` metres."""
+    import fast_simplification
+
+    used, renamed = np.unique(faces, return_inverse=True)
+    points, faces = points[used], renamed.reshape(faces.shape).astype(np.int32)
+    probes = points[:: max(1, len(points) // _PROBES)]
+    if len(faces) > FINE:
+        points, faces = fast_simplification.simplify(points, faces, target_count=FINE, agg=4)
+    simple, best = points, faces
+    for count in _COUNTS:
+        if count >= len(best):
+            continue
+        fewer, fewer_faces = fast_simplification.simplify(points, faces, target_count=count, agg=4)
+        if len(fewer_faces) == 0 or _deviation(probes, fewer, fewer_faces) > tolerance:
+            break
+        simple, best = fewer, fewer_faces
+    return simple, best
+
+
+def thin_out(mesh: Mesh, target: int = FINE) -> Mesh:
+    """Return the mesh with ``target`` triangles or fewer, as far as its shape allows, its texture baked into colours.
+
+    Every connected piece keeps as many triangles as its shape needs, so that coloured covers stay in place.  A new
+    triangle takes the colour of the nearest old one, a new corner the normal of the nearest old corner that looks the
+    same way, so that curved shells stay smooth and edges stay sharp.
     """
     colours = _palette(mesh)
-    corners = mesh.position[mesh.triangles].astype(np.float64)  # (M, 3, 3)
-    points, inverse = np.unique(np.round(mesh.position, 6), axis=0, return_inverse=True)
+    points, inverse = np.unique(np.round(mesh.position, 5), axis=0, return_inverse=True)
     faces = inverse.ravel()[mesh.triangles].astype(np.int32)
     keep = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
-    new_points, new_faces = points.astype(np.float32), faces[keep]
-    for aggressiveness in (4, 7, 10):
-        if len(new_faces) <= target:
+    pieces = [rows[keep[rows]] for rows in _components(faces, len(points)) if keep[rows].any()]
+    extents = [np.linalg.norm(np.ptp(points[faces[rows]].reshape(-1, 3), axis=0)) for rows in pieces]
+    pieces = [rows for rows, extent in zip(pieces, extents, strict=True) if extent > _SMALLEST * max(extents)]
+    for tolerance in _TOLERANCES if target >= FINE else _TOLERANCES[2:]:
+        thinned = [_simplify(points, faces[rows], tolerance) for rows in pieces]
+        if sum(len(triangles) for _, triangles in thinned) <= target:
             break
-        new_points, new_faces = fast_simplification.simplify(
-            new_points, new_faces, target_count=target, agg=aggressiveness
-        )
-    new_corners = new_points[new_faces].astype(np.float64)  # (m, 3, 3)
-    face_normals = flat_normals(new_corners)
-    old_normals = mesh.normal[mesh.triangles].reshape(-1, 3)  # (M, 3, 3) -> (3M, 3)
-    distance, near = cKDTree(corners.reshape(-1, 3)).query(new_corners.reshape(-1, 3), k=_NEIGHBOURS)
+    corners = [simple[triangles].astype(np.float64) for simple, triangles in thinned]
+    return joined([_dressed(mesh, rows, colours, piece) for rows, piece in zip(pieces, corners, strict=True)])
+
+
+def _dressed(mesh: Mesh, rows: NDArray[np.int64], colours: NDArray[np.uint8], corners: NDArray[np.float64]) -> Mesh:
+    """Return new triangles (m, 3, 3) with the normals and colours of the old ones, ``rows`` of ``mesh``."""
+    from scipy.spatial import cKDTree
+
+    old = mesh.position[mesh.triangles[rows]].astype(np.float64)  # (M, 3, 3)
+    old_normals = mesh.normal[mesh.triangles[rows]].reshape(-1, 3)  # (M, 3, 3) -> (3M, 3)
+    face_normals = flat_normals(corners)
+    count = min(_NEIGHBOURS, len(old_normals))
+    distance, near = cKDTree(old.reshape(-1, 3)).query(corners.reshape(-1, 3), k=count)
     likeness = np.einsum("nkc,nc->nk", old_normals[near], face_normals.reshape(-1, 3))
     # A corner a little further away that looks the same way is better than a nearer one that does not.
-    size = np.linalg.norm(np.ptp(points, axis=0))
-    best = near[
-        np.arange(len(near)), np.argmin(distance / size + np.where(likeness < 0.7, 1.0 - likeness, 0.0), axis=1)
-    ]
-    chosen = old_normals[best].reshape(-1, 3, 3)  # (3m, 3) -> (m, 3, 3)
+    size = np.linalg.norm(np.ptp(old.reshape(-1, 3), axis=0))
+    cost = distance / size + np.where(likeness < 0.7, 1.0 - likeness, 0.0)
+    chosen = old_normals[near[np.arange(len(near)), np.argmin(cost, axis=1)]].reshape(-1, 3, 3)  # (3m, 3) -> (m, 3, 3)
     faithful = (chosen * face_normals).sum(-1, keepdims=True) > 0.5
-    _, nearest_face = cKDTree(corners.mean(axis=1)).query(new_corners.mean(axis=1))
-    return from_corners(new_corners, np.where(faithful, chosen, face_normals), colours=colours[nearest_face])
+    _, nearest = cKDTree(old.mean(axis=1)).query(corners.mean(axis=1))
+    return from_corners(corners, np.where(faithful, chosen, face_normals), colours=colours[rows][nearest])
 
 
 def _cache_directory() -> Path:
@@ -328,26 +404,26 @@ def _store(path: Path, mesh: Mesh) -> None:
 
 
 @lru_cache(maxsize=256)
-def load_mesh(path: Path, target: int = MAX_TRIANGLES) -> Mesh:
-    """Return a mesh file's mesh, thinned out where it has more than ``target`` triangles.
+def load_mesh(path: Path, target: int = FINE) -> Mesh:
+    """Return a mesh file's mesh, thinned out where it has more than ``target`` triangles, one of ``LEVELS``.
 
     The result is kept for the process, and a thinned mesh in the user's cache directory under its content's hash.
 
     Raises:
         UserError: the file is missing or of another kind than OBJ and binary STL.
     """
-    readers = {".obj": read_obj, ".stl": read_stl}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: expected a mesh file of kind {sorted(readers)}; convert it (trimesh can)")
+    if path.suffix.lower() not in _READERS:
+        raise UserError(f"{path}: expected a mesh file of kind {sorted(_READERS)}; convert it (trimesh can)")
     if not path.is_file():
         raise UserError(f"mesh file {path} does not exist; check the folder of CALVIN assets")
     content = hashlib.sha256(path.read_bytes())
-    content.update(f"format {_FORMAT} target {target}".encode())
+    content.update(f"format {_FORMAT} levels {LEVELS} target {target}".encode())
     cached = _cache_directory() / f"{content.hexdigest()[:32]}.npz"
     mesh = _stored(cached)
     if mesh is None:
-        mesh = readers[path.suffix.lower()](path)
-        if len(mesh.triangles) > target:
+        mesh = _read(path) if target == FINE else load_mesh(path, LEVELS[LEVELS.index(target) - 1])
+        # An image over a mesh of few triangles is a real one; over many it is a palette and goes into the colours.
+        if len(mesh.triangles) > target and (target != COARSE or mesh.texture is None):
             mesh = thin_out(mesh, target)
             _store(cached, mesh)
     return mesh

@@ -33,14 +33,15 @@ class Part:
     Attributes:
         body: PyBullet's body id.
         link: link index, -1 for the base.
-        mesh: triangles in metres, in the frame of the link.
+        levels: triangles in metres, in the frame of the link: for a camera that is near, for one that is far, for the
+            shadow.
         rgba: colour, 0..1.
         image: what is laid over the mesh.
     """
 
     body: int
     link: int
-    mesh: Mesh
+    levels: tuple[Mesh, ...]
     rgba: tuple[float, float, float, float]
     image: Image = None
 
@@ -61,15 +62,18 @@ def _matrix(position: Any, quaternion: Any) -> NDArray[np.float64]:
     return matrices(np.array([position], np.float64), np.array([quaternion], np.float64))[0]
 
 
-def _shape_mesh(kind: int, dimensions: tuple[float, float, float], filename: str, *, radial: bool) -> Mesh:
+def _shape_levels(
+    kind: int, dimensions: tuple[float, float, float], filename: str, *, radial: bool
+) -> tuple[Mesh, ...]:
     if kind == pybullet.GEOM_BOX:
-        return meshes.box(dimensions, radial=radial)
+        return (meshes.box(dimensions, radial=radial),) * len(meshes.LEVELS)
     if kind == pybullet.GEOM_CYLINDER:
-        return meshes.cylinder(dimensions[1], dimensions[0], radial=radial)
+        return (meshes.cylinder(dimensions[1], dimensions[0], radial=radial),) * len(meshes.LEVELS)
     if kind == pybullet.GEOM_SPHERE:
-        return meshes.sphere(dimensions[0])
+        return (meshes.sphere(dimensions[0]),) * len(meshes.LEVELS)
     if kind == pybullet.GEOM_MESH:
-        return meshes.scaled(meshes.load_mesh(Path(filename).resolve()), dimensions)
+        path = Path(filename).resolve()
+        return tuple(meshes.scaled(meshes.load_mesh(path, target), dimensions) for target in meshes.LEVELS)
     raise UserError(f"visual shape: expected a box, cylinder, sphere or mesh file, got PyBullet's kind {kind}")
 
 
@@ -89,15 +93,15 @@ def _parts_of_body(client: int, body: int, materials: Mapping[str, str]) -> list
     parts = []
     for shape in pybullet.getVisualShapeData(body, physicsClientId=client):
         link, kind, dimensions, filename, position, quaternion, rgba = shape[1:8]
-        mesh = _shape_mesh(kind, dimensions, filename.decode(), radial=not built)
-        image: Image = mesh.texture
+        levels = _shape_levels(kind, dimensions, filename.decode(), radial=not built)
+        image: Image = levels[0].texture
         if image is None and rgba == _WHITE and links[link] in materials:
             image = materials[links[link]]
         frame = _matrix(position, quaternion)
-        mesh = meshes.moved(mesh, frame)
+        levels = tuple(meshes.moved(mesh, frame) for mesh in levels)
         if isinstance(image, str):
-            mesh = meshes.wrapped(mesh, textures.TILE)
-        parts.append(Part(body, link, mesh, rgba, image))
+            levels = tuple(meshes.wrapped(mesh, textures.TILE) for mesh in levels)
+        parts.append(Part(body, link, levels, rgba, image))
     if name == _FLOOR:
         parts = [
             replace(part, image="checker") if isinstance(part.image, Path) and materials else part for part in parts
@@ -117,7 +121,12 @@ def collect_parts(client: int, materials: Mapping[str, str]) -> list[Part]:
         body = pybullet.getBodyUniqueId(index, physicsClientId=client)
         for part in _parts_of_body(client, body, materials):
             found.setdefault((part.body, part.link, part.image, part.rgba), []).append(part)
-    return [replace(parts[0], mesh=meshes.joined([part.mesh for part in parts])) for parts in found.values()]
+    return [
+        replace(
+            parts[0], levels=tuple(meshes.joined(level) for level in zip(*(part.levels for part in parts), strict=True))
+        )
+        for parts in found.values()
+    ]
 
 
 class PoseReader:

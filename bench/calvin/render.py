@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,20 @@ import numpy as np
 import pybullet
 from numpy.typing import NDArray
 
-from bench.calvin import gl, shaders, textures
+from bench.calvin import gl, meshes, shaders, textures
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
-from bench.calvin.parts import Image, Part, PoseReader, collect_parts
+from bench.calvin.meshes import Mesh
+from bench.calvin.parts import PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
 from bench.errors import UserError
 
 VERTEX = np.dtype([("position", "f4", 3), ("normal", "f4", 3), ("uv", "f4", 2), ("colour_and_object", "u1", 4)])
-_PICTURE_FORMAT = ("3f4 3f4 2f4 4f1", "position", "normal", "uv", "colour_and_object")
+_TEXTURED_FORMAT = ("3f4 3f4 2f4 4f1", "position", "normal", "uv", "colour_and_object")
 _PLAIN_FORMAT = ("3f4 3f4 8x 4f1", "position", "normal", "colour_and_object")
 _SHADOW_FORMAT = ("3f4 20x 4f1", "position", "colour_and_object")
 _OBJECTS_BINDING = 0
+_FAR_PIXEL = 0.003
+"""Metres a pixel from which on the coarse meshes are drawn."""
 _IMAGE_UNIT, _SHADOW_UNIT = 0, 1
 
 
@@ -41,19 +43,46 @@ def _pixels(image: str | Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(Pillow.open(image).convert("RGB"))[::-1])
 
 
-def pack(parts: Sequence[Part], objects: Sequence[int]) -> tuple[NDArray[np.void], NDArray[np.int32]]:
-    """Return all parts' vertices in one array of type ``VERTEX`` and all triangle corners, int32 (3M,), in another."""
-    vertices = np.zeros(sum(len(part.mesh.position) for part in parts), VERTEX)
-    corners, start = [], 0
-    for part, number in zip(parts, objects, strict=True):
-        mesh = part.mesh
+Range = tuple[int, int]
+"""First corner and number of corners in the index buffer."""
+
+
+def pack(levels: Sequence[Mesh], objects: Sequence[int]) -> tuple[NDArray[np.void], NDArray[np.int32], list[Range]]:
+    """Return the meshes' vertices in one array of type ``VERTEX``, their corners in one int32 (3M,), and whose is what.
+
+    Args:
+        levels: what to draw.
+        objects: for each mesh, its row in the uniform block.
+    """
+    vertices = np.zeros(sum(len(mesh.position) for mesh in levels), VERTEX)
+    corners, ranges, start, first = [], [], 0, 0
+    for mesh, number in zip(levels, objects, strict=True):
         rows = slice(start, start + len(mesh.position))
         vertices["position"][rows], vertices["normal"][rows], vertices["uv"][rows] = mesh.position, mesh.normal, mesh.uv
         vertices["colour_and_object"][rows, :3] = mesh.colour
         vertices["colour_and_object"][rows, 3] = number
         corners.append(mesh.triangles.ravel() + start)
-        start = rows.stop
-    return vertices, np.concatenate(corners).astype(np.int32)
+        ranges.append((first, mesh.triangles.size))
+        start, first = rows.stop, first + mesh.triangles.size
+    return vertices, np.concatenate(corners).astype(np.int32), ranges
+
+
+def in_sight(
+    camera_from_world: NDArray[np.float64], camera: Camera, centres: NDArray[np.float64], radii: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return (N,) which spheres reach into a camera's pyramid of sight.
+
+    Args:
+        camera_from_world: OpenGL view matrix (4, 4), the camera looks along -z.
+        camera: gives the field of view and the nearest and farthest depth.
+        centres: (N, 3) in the world, metres.
+        radii: (N,) metres.
+    """
+    x, y, z = camera_from_world[:3, :3] @ centres.T + camera_from_world[:3, 3:]
+    half = np.radians(camera.field_of_view) / 2
+    aside = np.maximum(np.abs(x), np.abs(y)) * np.cos(half) + z * np.sin(half)
+    seen: NDArray[np.bool_] = (aside < radii) & (-z + radii > camera.near) & (-z - radii < camera.far)
+    return seen
 
 
 class _Target:
@@ -70,8 +99,8 @@ class _Target:
     def pixels(self) -> NDArray[np.uint8]:
         """Return uint8 (H, W, 3), first row on top."""
         size = self.camera.size
-        raw = np.frombuffer(self.frame.read(components=4, alignment=1), np.uint8).reshape(size, size, 4)
-        return np.ascontiguousarray(raw[::-1, :, :3])
+        raw = np.frombuffer(self.frame.read(components=3, alignment=1), np.uint8).reshape(size, size, 3)
+        return raw[::-1].copy()
 
     def metres(self) -> NDArray[np.float32]:
         """Return float32 (H, W) depth along the camera's z, first row on top."""
@@ -106,8 +135,8 @@ class GlRenderer:
 
     Args:
         client: PyBullet's physics client id; everything must be loaded.
-        scene: says which procedural material a link has that brings no image; None for none.
-        assets: unused where meshes bring their images; kept so that all renderers are made alike.
+        scene: says which procedural material a link has; None for none.
+        assets: where meshes that bring their own images come from; with them no procedural material is used.
 
     Raises:
         UserError: no EGL here, or a visual shape that cannot be drawn.
@@ -115,18 +144,23 @@ class GlRenderer:
 
     def __init__(self, client: int, scene: SceneSpec | None = None, assets: Path | str | None = None) -> None:
         self.client = client
-        self.parts = collect_parts(client, {} if scene is None or assets is not None else scene.materials)
-        self.parts.sort(key=lambda part: (isinstance(part.image, Path), str(part.image or "")))
-        self._places = list(dict.fromkeys((part.body, part.link, part.rgba) for part in self.parts))
-        if len(self._places) > shaders.MAX_OBJECTS:
-            raise UserError(f"renderer gl: expected at most {shaders.MAX_OBJECTS} links, got {len(self._places)}")
-        self._poses = PoseReader(client, [place[:2] for place in self._places])
+        parts = collect_parts(client, {} if scene is None or assets is not None else scene.materials)
+        # What is near comes first and the floor last, so that hidden pixels are not computed.
+        parts.sort(key=lambda part: (part.image is not None, str(part.image) == "checker", -part.body, str(part.image)))
+        self.parts = parts
+        places = list(dict.fromkeys((part.body, part.link, part.rgba) for part in parts))
+        if len(places) > shaders.MAX_OBJECTS:
+            raise UserError(f"renderer gl: expected at most {shaders.MAX_OBJECTS} links, got {len(places)}")
+        self._rows = np.array([places.index((part.body, part.link, part.rgba)) for part in parts])
+        self._poses = PoseReader(client, [place[:2] for place in places])
         self._camera_link = self._links_named(b"gripper_cam")[:1]
-        self._lights = self._links_named(b"led_link", b"light_link")
-        self._light_rows = {place[:2]: row for row, place in enumerate(self._places) if place[:2] in self._lights}
+        lights = self._links_named(b"led_link", b"light_link")
+        self._light_rows = {place[:2]: row for row, place in enumerate(places) if place[:2] in lights}
         self._uniforms = np.zeros(shaders.MAX_OBJECTS * 20, np.float32)
         self._tints = self._uniforms[shaders.MAX_OBJECTS * 16 :].reshape(-1, 4)  # (4N,) -> (N, 4), a view
-        self._tints[: len(self._places)] = [place[2] for place in self._places]
+        self._tints[: len(places)] = [place[2] for place in places]
+        self._world = np.zeros((len(places), 4, 4))
+        self._bound_parts()
         self._held: list[Any] = []
         self._targets: dict[str, _Target] = {}
         self._context = gl.context()
@@ -136,7 +170,7 @@ class GlRenderer:
     @property
     def name(self) -> str:
         """Return the device that draws, ``"llvmpipe (LLVM 15.0.6, 256 bits)"`` for instance."""
-        return str(self._context.info["GL_RENDERER"])
+        return gl.device_name()
 
     def _links_named(self, *names: bytes) -> list[tuple[int, int]]:
         """Return (body, link) of every link with one of the names."""
@@ -148,16 +182,26 @@ class GlRenderer:
                     found.append((body, link))
         return found
 
+    def _bound_parts(self) -> None:
+        """Put a sphere around each part, in its link's frame."""
+        low = np.array([part.levels[0].position.min(axis=0) for part in self.parts], np.float64)
+        high = np.array([part.levels[0].position.max(axis=0) for part in self.parts], np.float64)
+        self._centres = np.concatenate([(low + high) / 2, np.ones((len(low), 1))], axis=1)  # (N, 4)
+        self._radii = np.linalg.norm(high - low, axis=1) / 2
+
     def _upload(self) -> None:
         context = self._context
         self._programs = _programs(context)
-        vertices, corners = pack(
-            self.parts, [self._places.index((part.body, part.link, part.rgba)) for part in self.parts]
+        levels = range(len(meshes.LEVELS))
+        vertices, corners, ranges = pack(
+            [part.levels[level] for level in levels for part in self.parts], [row for _ in levels for row in self._rows]
         )
+        count = len(self.parts)
+        self._ranges = [ranges[level * count : (level + 1) * count] for level in levels]
         buffer = context.buffer(vertices.tobytes())
         index = context.buffer(corners.tobytes())
         self._objects = context.buffer(reserve=self._uniforms.nbytes)
-        formats = {"plain": _PLAIN_FORMAT, "textured": _PICTURE_FORMAT, "shadow": _SHADOW_FORMAT}
+        formats = {"plain": _PLAIN_FORMAT, "textured": _TEXTURED_FORMAT, "shadow": _SHADOW_FORMAT}
         self._arrays = {
             name: context.vertex_array(self._programs[name], [(buffer, *layout)], index)
             for name, layout in formats.items()
@@ -167,25 +211,15 @@ class GlRenderer:
         self._shadow_map.repeat_x = self._shadow_map.repeat_y = False
         self._shadow_map.filter = (context.LINEAR, context.LINEAR)
         self._shadow_frame = context.framebuffer(depth_attachment=self._shadow_map)
-        self._runs = self._image_runs()
+        images = {image: self._texture(image) for image in {part.image for part in self.parts} if image is not None}
+        self._textures = [images.get(part.image) if part.image is not None else None for part in self.parts]
         self._held += [*self._arrays.values(), buffer, index, self._objects, self._shadow_frame, self._shadow_map]
 
-    def _image_runs(self) -> list[tuple[Any, int, int]]:
-        """Return (texture or None, first corner, corners) for each run of parts with one image."""
-        runs, first = [], 0
-        for image, group in groupby(self.parts, key=lambda part: part.image):
-            count = sum(part.mesh.triangles.size for part in group)
-            runs.append((self._texture(image), first, count))
-            first += count
-        return runs
-
-    def _texture(self, image: Image) -> Any:
-        if image is None:
-            return None
+    def _texture(self, image: str | Path) -> Any:
         pixels = _pixels(image)
         texture = self._context.texture((pixels.shape[1], pixels.shape[0]), 3, pixels.tobytes(), alignment=1)
         texture.build_mipmaps()
-        texture.filter = (self._context.LINEAR_MIPMAP_LINEAR, self._context.LINEAR)
+        texture.filter = (self._context.LINEAR_MIPMAP_NEAREST, self._context.LINEAR)
         self._held.append(texture)
         return texture
 
@@ -224,8 +258,8 @@ class GlRenderer:
 
     def _read_scene(self) -> None:
         """Ask PyBullet for poses and colours and lay them out as the uniform block has them."""
-        world = self._poses.read()
-        self._uniforms[: world.size] = world.transpose(0, 2, 1).ravel()
+        self._world = self._poses.read()
+        self._uniforms[: self._world.size] = self._world.transpose(0, 2, 1).ravel()
         for body in {body for body, _ in self._light_rows}:
             for shape in pybullet.getVisualShapeData(body, physicsClientId=self.client):
                 row = self._light_rows.get(shape[:2])
@@ -241,7 +275,8 @@ class GlRenderer:
         self._shadow_frame.use()
         self._shadow_frame.clear(depth=1.0)
         context.cull_face = "front"  # back sides cast the shadow, so that lit sides do not shade themselves
-        self._arrays["shadow"].render()
+        first, last = self._ranges[-1][0][0], sum(self._ranges[-1][-1])
+        self._arrays["shadow"].render(first=first, vertices=last - first)
         context.cull_face = "back"
         self._shadow_map.use(_SHADOW_UNIT)
 
@@ -254,11 +289,27 @@ class GlRenderer:
         clip_from_world = (target.projection @ view).T.astype("f4").tobytes()
         for program in ("plain", "textured"):
             self._programs[program]["clip_from_world"].write(clip_from_world)
-        for texture, first, count in self._runs:
+        for texture, (first, count) in self._runs(name, view):
             if texture is not None:
                 texture.use(_IMAGE_UNIT)
             self._arrays["plain" if texture is None else "textured"].render(vertices=count, first=first)
         return target
+
+    def _runs(self, name: str, view: NDArray[np.float64]) -> list[tuple[Any, Range]]:
+        """Return what to draw: neighbours in the index buffer that share an image become one call."""
+        camera = CAMERAS[name]
+        centres = np.einsum("nij,nj->ni", self._world[self._rows], self._centres)[:, :3]
+        # Metres that a pixel spans at the part's nearest point: the thinned surface is off by half a pixel at most.
+        away = np.maximum(-(centres @ view[2, :3] + view[2, 3]) - self._radii, camera.near)
+        far = away * np.tan(np.radians(camera.field_of_view) / 2) * 2 / camera.size > _FAR_PIXEL
+        runs: list[tuple[Any, Range]] = []
+        for part in np.flatnonzero(in_sight(view, camera, centres, self._radii)):
+            texture, (first, count) = self._textures[part], self._ranges[int(far[part])][part]
+            if runs and runs[-1][0] is texture and sum(runs[-1][1]) == first:
+                runs[-1] = (texture, (runs[-1][1][0], runs[-1][1][1] + count))
+            else:
+                runs.append((texture, (first, count)))
+        return runs
 
     def close(self) -> None:
         """Give the GPU's memory back; a second call does nothing."""

@@ -45,12 +45,11 @@ uniform mat4 clip_from_world;
 uniform mat4 shadow_from_world;
 in vec3 position;
 in vec3 normal;
-in vec2 uv;
 in vec4 colour_and_object;
-out vec3 always;
-out vec3 when_lit;
+%(declare_in)s
+out vec2 light;
 out vec3 shadow_point;
-out vec2 image_point;
+%(declare_out)s
 void main() {
     int object = int(colour_and_object.w * 255.0 + 0.5);
     vec4 world = world_from_object[object] * vec4(position, 1.0);
@@ -58,12 +57,11 @@ void main() {
     float facing = dot(n, TO_LIGHT);
     float diffuse = 0.5 + 0.5 * facing;
     float mirrored = max(dot(normalize(HIGHLIGHT_EYE - world.xyz), reflect(-TO_LIGHT, n)), 0.0);
-    float highlight = pow(mirrored, 41.0);
-    vec3 base = colour_and_object.rgb * tint[object].rgb;
-    always = base * (0.5 + 0.35 * diffuse);
-    when_lit = facing < 0.0 ? vec3(0.0) : base * (0.15 * diffuse + 0.5 * highlight);
+    float squared = mirrored * mirrored, fourth = squared * squared, eighth = fourth * fourth;
+    float highlight = eighth * eighth * eighth * eighth * eighth * mirrored;
+    light = vec2(0.5 + 0.35 * diffuse, facing < 0.0 ? 0.0 : 0.15 * diffuse + 0.5 * highlight);
     shadow_point = (shadow_from_world * world).xyz * 0.5 + 0.5;
-    image_point = uv;
+    %(hand_on)s
     gl_Position = clip_from_world * world;
 }
 """
@@ -71,17 +69,29 @@ void main() {
 FRAGMENT = """
 #version 330
 uniform sampler2DShadow shadow_map;
-uniform sampler2D image;
-in vec3 always;
-in vec3 when_lit;
+in vec2 light;
 in vec3 shadow_point;
-in vec2 image_point;
 out vec4 pixel;
+%(declare)s
 void main() {
-    vec3 light = always + when_lit * texture(shadow_map, shadow_point);
-    pixel = vec4(light%(image)s, 1.0);
+    pixel = vec4(%(base)s * (light.x + light.y * texture(shadow_map, shadow_point)), 1.0);
 }
 """
+
+_PLAIN = {
+    "declare_in": "",
+    "declare_out": "flat out vec3 surface;",
+    "hand_on": "surface = colour_and_object.rgb * tint[object].rgb;",
+    "declare": "flat in vec3 surface;",
+    "base": "surface",
+}
+_TEXTURED = {
+    "declare_in": "in vec2 uv;",
+    "declare_out": "out vec2 image_point;",
+    "hand_on": "image_point = uv;",
+    "declare": "uniform sampler2D image;\nin vec2 image_point;",
+    "base": "texture(image, image_point).rgb",
+}
 
 SHADOW_VERTEX = """
 #version 330
@@ -106,19 +116,21 @@ void main() {}
 
 
 def program_sources() -> dict[str, dict[str, str]]:
-    """Return the sources of the two programs, ``picture`` and ``shadow``, by stage."""
+    """Return the sources of the programs ``plain``, ``textured`` and ``shadow``, by stage."""
     values = {
         "max_objects": str(MAX_OBJECTS),
         "light": ", ".join(str(float(x)) for x in LIGHT_POSITION),
         "eye": ", ".join(str(float(x)) for x in HIGHLIGHT_EYE),
     }
-    vertex = VERTEX.strip() % values
-    textured = FRAGMENT.strip() % {"image": " * texture(image, image_point).rgb"}
-    return {
-        "plain": {"vertex_shader": vertex, "fragment_shader": FRAGMENT.strip() % {"image": ""}},
-        "textured": {"vertex_shader": vertex, "fragment_shader": textured},
-        "shadow": {"vertex_shader": SHADOW_VERTEX.strip() % values, "fragment_shader": SHADOW_FRAGMENT.strip()},
+    sources = {
+        name: {
+            "vertex_shader": VERTEX.strip() % (values | kind),
+            "fragment_shader": FRAGMENT.strip() % kind,
+        }
+        for name, kind in (("plain", _PLAIN), ("textured", _TEXTURED))
     }
+    shadow = {"vertex_shader": SHADOW_VERTEX.strip() % values, "fragment_shader": SHADOW_FRAGMENT.strip()}
+    return {**sources, "shadow": shadow}
 
 
 def shadow_from_world() -> NDArray[np.float64]:

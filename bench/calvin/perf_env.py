@@ -1,0 +1,103 @@
+"""How fast one environment is: steps with and without pictures, each view, construction, reset, memory.
+
+Not here: the command line, and speed across workers.  PyBullet's TinyRenderer is timed in the same run, because a ratio
+on one machine says more than a number from another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from bench.calvin.camera import CAMERAS
+from bench.calvin.env import CalvinEnv
+from bench.errors import UserError
+
+_TINY_STEPS = 30
+
+
+def _device(env: CalvinEnv) -> str:
+    return str(getattr(env._drawer(), "name", "PyBullet"))
+
+
+def _milliseconds(work: Callable[[], object], repeats: int) -> float:
+    """Return wall milliseconds of one call, the mean over ``repeats`` after one to warm up."""
+    work()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - start) / repeats * 1e3
+
+
+def _walk(rng: np.random.Generator) -> np.ndarray:
+    action: np.ndarray = rng.uniform(-1, 1, 7)
+    action[2] = abs(action[2]) / 4  # slowly up: pressing into the table costs the physics five times as much
+    action[6] = 1.0
+    return action
+
+
+def _rates(env: CalvinEnv, steps: int, *, pictures: bool, seed: int) -> tuple[float, float]:
+    """Return control steps a second of wall time and of this process's CPU time."""
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed, options={"render_views": pictures})
+    start, busy = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        env.step(_walk(rng), render_views=pictures)
+    return steps / (time.perf_counter() - start), steps / (time.process_time() - busy)
+
+
+def measure(
+    steps: int = 300,
+    *,
+    scene: str = "D",
+    assets: Path | str | None = None,
+    renderer: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Time one environment in this process, on one core where llvmpipe draws.
+
+    Args:
+        steps: control steps that are timed with pictures; as many again without.
+        scene: ``A`` … ``D``.
+        assets: CALVIN's own files, or None for the built-in scene.
+        renderer: as for ``CalvinEnv``.
+        seed: of the random actions.
+
+    Returns:
+        ``steps_per_s`` (both views drawn every step), ``steps_per_cpu_s`` (the same by CPU time: what a busy machine
+        leaves alone), ``physics_steps_per_s`` (nothing drawn), ``per_view_ms`` by camera, ``renderer``, ``device``,
+        ``tiny_steps_per_s`` and ``ratio_to_tiny`` (by CPU time), ``construct_s`` (up to the first pictures),
+        ``reset_ms`` (nothing drawn) and ``rss_mb`` (before TinyRenderer draws).
+
+    Raises:
+        UserError: fewer than one step is asked for.
+    """
+    if steps < 1:
+        raise UserError(f"perf env: expected at least 1 step, got {steps}; ask for some hundred")
+    start = time.perf_counter()
+    env = CalvinEnv(scene, assets=assets, renderer=renderer)
+    try:
+        env.reset(seed=seed)
+        result: dict[str, Any] = {"scene": scene, "steps": steps, "construct_s": time.perf_counter() - start}
+        result["renderer"], result["device"] = env.renderer, _device(env)
+        result["steps_per_s"], result["steps_per_cpu_s"] = _rates(env, steps, pictures=True, seed=seed)
+        result["physics_steps_per_s"], _ = _rates(env, steps, pictures=False, seed=seed)
+        draw = env._drawer().draw
+        result["per_view_ms"] = {name: _milliseconds(partial(draw, (name,)), min(steps, 50)) for name in CAMERAS}
+        result["reset_ms"] = _milliseconds(lambda: env.reset(options={"render_views": False}), min(steps, 10))
+        result["rss_mb"] = psutil.Process().memory_info().rss / 1e6
+    finally:
+        env.close()
+    tiny = CalvinEnv(scene, assets=assets, renderer="bullet-tiny")
+    try:
+        result["tiny_steps_per_s"], tiny_by_cpu = _rates(tiny, min(steps, _TINY_STEPS), pictures=True, seed=seed)
+    finally:
+        tiny.close()
+    result["ratio_to_tiny"] = result["steps_per_cpu_s"] / tiny_by_cpu
+    return result

@@ -1,0 +1,31 @@
+"""The measurement of one environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.calvin.perf_env import measure
+from bench.errors import UserError
+
+
+def test_measures_what_the_command_prints():
+    result = measure(4, renderer="bullet-tiny")
+    assert set(result) >= {
+        "steps_per_s",
+        "physics_steps_per_s",
+        "per_view_ms",
+        "renderer",
+        "ratio_to_tiny",
+        "construct_s",
+        "reset_ms",
+        "rss_mb",
+    }
+    assert result["renderer"] == "bullet-tiny"
+    assert set(result["per_view_ms"]) == {"static", "gripper"}
+    assert 0.2 < result["ratio_to_tiny"] < 5
+    assert result["physics_steps_per_s"] > result["steps_per_s"] > 0
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(UserError, match="at least 1"):
+        measure(0)

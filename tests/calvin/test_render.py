@@ -1,0 +1,179 @@
+"""The GL renderer: what it draws, where, and how deep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pybullet
+import pytest
+
+from bench.calvin import gl
+from bench.calvin.camera import CAMERAS, camera_from_world, gripper_view_matrix, static_view_matrix
+from bench.calvin.env import CalvinEnv
+from bench.calvin.render import GlRenderer, in_sight
+from bench.errors import UserError
+
+pytestmark = pytest.mark.skipif(not gl.gl_available()[0], reason=gl.gl_available()[1])
+
+
+@pytest.fixture
+def env():
+    environment = CalvinEnv("D", renderer="gl")
+    environment.reset(seed=3, options={"render_views": False})
+    yield environment
+    environment.close()
+
+
+def _block(env: CalvinEnv, name: str) -> int:
+    return env.world.blocks[name]
+
+
+def _place(env: CalvinEnv, name: str, position: tuple[float, float, float]) -> None:
+    pybullet.resetBasePositionAndOrientation(
+        _block(env, name), position, [0, 0, 0, 1], physicsClientId=env.world.client
+    )
+
+
+def _pixel(point: tuple[float, float, float]) -> np.ndarray:
+    camera = CAMERAS["static"]
+    seen = camera_from_world(static_view_matrix()) @ [*point, 1.0]
+    return (camera.intrinsics() @ seen[:3])[:2] / seen[2]
+
+
+def test_shapes_and_types(env):
+    views = env.views()
+    assert views["rgb_static"].shape == (200, 200, 3)
+    assert views["rgb_gripper"].shape == (84, 84, 3)
+    assert all(view.dtype == np.uint8 and view.flags["C_CONTIGUOUS"] for view in views.values())
+    assert views["rgb_static"].std() > 20
+
+
+def test_only_the_wanted_views_are_drawn(env):
+    assert set(env._drawer().draw(("gripper",))) == {"gripper"}
+    with pytest.raises(UserError, match="static, gripper"):
+        env._drawer().draw(("wrist",))
+
+
+def test_the_same_state_gives_the_same_bytes(env):
+    first, second = env.views(), env.views()
+    for name in first:
+        assert first[name].tobytes() == second[name].tobytes()
+
+
+def test_a_moved_block_changes_the_picture_there_and_nowhere_else(env):
+    here, there = (0.25, -0.12, 0.46), (0.32, -0.12, 0.46)
+    _place(env, "block_red", here)
+    before = env.views()["rgb_static"].astype(int)
+    _place(env, "block_red", there)
+    after = env.views()["rgb_static"].astype(int)
+    rows, columns = np.nonzero(np.abs(after - before).max(axis=2) > 12)
+    assert len(rows) > 50
+    for row, column in zip(rows, columns, strict=True):
+        distance = min(np.linalg.norm(_pixel(point) - [column + 0.5, row + 0.5]) for point in (here, there))
+        assert distance < 30, (row, column)
+
+
+def test_a_block_has_its_colour_where_the_camera_matrix_says(env):
+    _place(env, "block_red", (0.3, -0.12, 0.46))
+    column, row = _pixel((0.3, -0.12, 0.48)).astype(int)
+    red, green, blue = env.views()["rgb_static"][row, column].astype(int)
+    assert red > 120
+    assert max(green, blue) < 30
+
+
+def test_lights_change_colour(env):
+    scene_obs = env.world.scene_observation()
+    scene_obs[3:6] = 0.088, 1, 1
+    off = env.views()["rgb_static"].astype(int)
+    env.reset(options={"scene_obs": scene_obs})
+    on = env.views()["rgb_static"].astype(int)
+    greener = (on[..., 1] - on[..., 0] > 100) & (off[..., 1] - off[..., 0] < 20)
+    yellow = (on[..., 0] > 150) & (on[..., 1] > 150) & (on[..., 2] < 40)
+    assert greener.sum() > 40
+    assert yellow.sum() > 40
+
+
+def test_depth_is_what_rays_measure(env):
+    """Rays go through pixel centres; they hit collision shapes, so only table and floor are compared."""
+    depth = env.depth_views()["depth_static"]
+    camera = CAMERAS["static"]
+    world_from_camera = np.linalg.inv(camera_from_world(static_view_matrix()))
+    eye = world_from_camera[:3, 3]
+    differences = []
+    for row in range(60, 200, 8):
+        for column in range(60, 200, 8):
+            direction = np.linalg.inv(camera.intrinsics()) @ [column + 0.5, row + 0.5, 1.0]
+            end = world_from_camera[:3, :3] @ (direction * 9.0) + eye
+            body, link, fraction, *_ = pybullet.rayTest(eye, end, physicsClientId=env.world.client)[0]
+            if (body, link) == (env.world.table.body, -1) or body == env.world.plane:
+                differences.append(abs(depth[row, column] - 9.0 * fraction))
+    assert len(differences) > 100
+    assert np.median(differences) < 0.002
+    assert np.quantile(differences, 0.95) < 0.01
+
+
+def test_wrist_depth_sees_what_is_below(env):
+    depth = env.depth_views()["depth_gripper"]
+    assert depth.shape == (84, 84)
+    assert depth.dtype == np.float32
+    assert 0.01 < depth.min() < 0.3
+    assert depth.max() <= 2.0
+
+
+def test_two_renderers_and_bullet_do_not_disturb_each_other(env):
+    alone = env.views()
+    other = CalvinEnv("B", renderer="gl")
+    other.reset(seed=5)
+    beside = other.views()
+    again = env.views()
+    for name in alone:
+        assert np.array_equal(alone[name], again[name])
+        assert not np.array_equal(alone[name], beside[name])
+    env.close()
+    assert np.array_equal(other.views()["rgb_static"], beside["rgb_static"])
+    other.close()
+    other.close()
+
+
+def test_a_closed_renderer_says_so(env):
+    renderer = GlRenderer(env.world.client, env.scene)
+    renderer.close()
+    renderer.close()
+    with pytest.raises(UserError, match="closed"):
+        renderer.draw()
+
+
+def test_scenes_have_different_tables():
+    tones = []
+    for scene in "ABCD":
+        environment = CalvinEnv(scene, renderer="gl")
+        environment.reset(seed=0)
+        tones.append(environment.views()["rgb_static"][120:150, 90:190].reshape(-1, 3).mean(axis=0))
+        environment.close()
+    for index, tone in enumerate(tones):
+        assert all(np.abs(tone - other).max() > 8 for other in tones[index + 1 :])
+
+
+def test_no_egl_is_said_in_one_line(monkeypatch):
+    import moderngl
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("libEGL.so.1 not\nfound")
+
+    monkeypatch.setattr(moderngl, "create_context", fail)
+    gl._context_of.cache_clear()
+    try:
+        usable, reason = gl.gl_available()
+        assert not usable
+        assert "libEGL.so.1 not found" in reason
+        assert "install" in reason
+        assert "\n" not in reason
+    finally:
+        monkeypatch.undo()
+        gl._context_of.cache_clear()
+
+
+def test_culling_keeps_what_touches_the_picture():
+    camera = CAMERAS["gripper"]
+    view = np.array(gripper_view_matrix(((0, 0, 0), (0, 0, 0, 1)))).reshape(4, 4).T  # looks along +y, x to the right
+    centres = np.array([(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0)], float)
+    assert in_sight(view, camera, centres, np.full(5, 0.2)).tolist() == [True, False, False, True, False]

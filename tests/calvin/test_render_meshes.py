@@ -1,0 +1,116 @@
+"""Reading and thinning meshes, procedural images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pybullet_data
+import pytest
+
+from bench.calvin import meshes, textures
+from bench.errors import UserError
+
+PANDA = Path(pybullet_data.getDataPath()) / "franka_panda" / "meshes" / "visual"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    meshes.load_mesh.cache_clear()
+
+
+def _silhouette(mesh: meshes.Mesh, axis: int, low: np.ndarray, span: float, size: int = 100) -> np.ndarray:
+    """Fill triangles seen along an axis: 100 pixels for the whole link, as in the static view or finer."""
+    from PIL import Image, ImageDraw
+
+    others = [i for i in range(3) if i != axis]
+    points = (mesh.position[:, others] - low[others]) / span * (size - 4) + 2
+    image = Image.new("1", (size, size))
+    draw = ImageDraw.Draw(image)
+    for triangle in mesh.triangles:
+        draw.polygon([tuple(points[corner]) for corner in triangle], fill=1)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("link", ["link1", "link4", "hand"])
+def test_thinned_links_keep_their_silhouette(link):
+    whole = meshes.read_obj(PANDA / f"{link}.obj")
+    fine = meshes.load_mesh(PANDA / f"{link}.obj")
+    coarse = meshes.load_mesh(PANDA / f"{link}.obj", meshes.COARSE)
+    assert len(whole.triangles) > 5000
+    assert len(fine.triangles) <= 600
+    assert len(coarse.triangles) <= meshes.COARSE
+    low, span = whole.position.min(axis=0), float(np.ptp(whole.position, axis=0).max())
+    for axis in range(3):
+        expected = _silhouette(whole, axis, low, span)
+        for mesh, least in ((fine, 0.96), (coarse, 0.93)):
+            got = _silhouette(mesh, axis, low, span)
+            assert (expected & got).sum() / (expected | got).sum() > least, axis
+
+
+def test_thinning_keeps_colours():
+    thin = meshes.load_mesh(PANDA / "hand.obj")
+    shades = thin.colour.astype(int).max(axis=1)
+    assert (shades > 230).any()
+    assert (shades < 150).any()
+    assert np.allclose(np.linalg.norm(thin.normal, axis=1), 1, atol=1e-3)
+
+
+def test_thinned_meshes_are_stored_and_a_broken_store_is_ignored(tmp_path):
+    first = meshes.load_mesh(PANDA / "link1.obj")
+    (stored,) = (tmp_path / "wristworld-bench" / "meshes").glob("*.npz")
+    meshes.load_mesh.cache_clear()
+    assert np.array_equal(meshes.load_mesh(PANDA / "link1.obj").position, first.position)
+    stored.write_bytes(b"half a file")
+    meshes.load_mesh.cache_clear()
+    assert np.array_equal(meshes.load_mesh(PANDA / "link1.obj").position, first.position)
+
+
+def test_obj_polygons_textures_and_missing_normals(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.mtl").write_text("newmtl m\n\nKd 1 1 1\nmap_Kd a.png\n")
+    text = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nf 1/1 2/2 3/3 4/4\n"
+    (tmp_path / "a.obj").write_text(text)
+    mesh = meshes.read_obj(tmp_path / "a.obj")
+    assert mesh.triangles.shape == (2, 3)
+    assert len(mesh.position) == 4
+    assert np.allclose(mesh.normal, [0, 0, 1])
+    assert np.allclose(mesh.uv, mesh.position[:, :2])
+    assert mesh.texture == tmp_path / "a.png"
+
+
+@pytest.mark.parametrize("content", ["v 0 0 zero\nf 1 1 1\n", "v 0 0 0\nf 1 2 9\n", "f 1/1 2//2 3\nv 0 0 0\n", ""])
+def test_a_broken_obj_is_named(tmp_path, content):
+    path = tmp_path / "broken.obj"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"broken\.obj"):
+        meshes.load_mesh(path)
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(UserError, match="obj"):
+        meshes.load_mesh(tmp_path / "a.dae")
+    with pytest.raises(UserError, match="does not exist"):
+        meshes.load_mesh(tmp_path / "a.obj")
+
+
+@pytest.mark.parametrize(
+    ("mesh", "ideal"),
+    [(meshes.box((1, 2, 3)), 6.0), (meshes.cylinder(0.5, 2), np.pi / 2), (meshes.sphere(1), 4 / 3 * np.pi)],
+)
+def test_primitives_are_closed_and_face_outwards(mesh, ideal):
+    corners = mesh.position[mesh.triangles].astype(float)
+    volume = np.einsum("mi,mi->m", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() / 6
+    assert volume == pytest.approx(ideal, rel=0.05)
+
+
+def test_wood_is_the_same_for_a_name_and_tiles():
+    one, two = textures.material("dark_wood_a"), textures.material("dark_wood_d")
+    assert np.array_equal(one, textures.wood.__wrapped__("dark_wood_a"))
+    assert np.abs(one.mean(axis=(0, 1)) - two.mean(axis=(0, 1))).max() > 10
+    steps = np.abs(np.diff(one.astype(float), axis=0)).mean()
+    seam = np.abs(one[0].astype(float) - one[-1]).mean()
+    assert seam < 3 * steps
+    with pytest.raises(UserError, match="light_wood"):
+        textures.material("marble")
