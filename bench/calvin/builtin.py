@@ -61,11 +61,12 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _block_urdf(block: Block) -> str:
-    half = [edge / 2 for edge in block.extents]
-    box = Box((-half[0], -half[1], -half[2]), (half[0], half[1], half[2]), BLOCK_COLOURS[block.colour])
     contact = '<contact><lateral_friction value="0.7"/><spinning_friction value="0.001"/></contact>'
     inertial = '<inertial><mass value="1"/><inertia ixx="1" ixy="0" ixz="0" iyy="1" iyz="0" izz="1"/></inertial>'
-    link = f'<link name="base_link">{contact}{inertial}{shape_elements(box, block.colour)}</link>'
+    box = f'<geometry><box size="{numbers(block.extents)}"/></geometry>'
+    rgba = numbers((*BLOCK_COLOURS[block.colour], 1.0))
+    visual = f'<visual>{box}<material name="{block.colour}"><color rgba="{rgba}"/></material></visual>'
+    link = f'<link name="base_link">{contact}{inertial}{visual}<collision>{box}</collision></link>'
     return f'<?xml version="1.0"?>\n<robot name="{block.name}">{link}</robot>\n'
 
 
@@ -74,54 +75,53 @@ def _robot() -> Path:
     source = Path(pybullet_data.getDataPath()) / "franka_panda"
     folder = _folder() / "robot"
     folder.mkdir(parents=True)
-    for side, sign in (("left", 1), ("right", -1)):
-        for hull in (_finger_hull(side, sign), _gel_hull()):
-            _write(folder / f"{hull.name}.obj", hull.obj())
     tree = ElementTree.parse(source / "panda.urdf")
     root = tree.getroot()
+    meshes: dict[str, str] = {}
     for mesh in root.iter("mesh"):
         mesh.set("filename", mesh.get("filename", "").replace("package://", f"{source}/"))
     for side, sign in (("left", 1), ("right", -1)):
-        _lengthen_finger(root, side, sign)
-    for element in _additions():
-        root.append(element)
+        meshes |= _lengthen_finger(root, side, sign)
+    additions, files = _additions()
+    root.extend(additions)
+    for filename, text in (meshes | files).items():
+        _write(folder / filename, text)
     tree.write(folder / "panda_longer_finger.urdf")
     return folder / "panda_longer_finger.urdf"
-
-
-def _finger_hull(side: str, sign: int) -> Hull:
-    points = tuple((x, sign * y, z) for x in (-0.0105, 0.0105) for y, z in _FINGER_PROFILE)
-    return Hull(f"finger_{side}", points, (1.0, 1.0, 1.0))
 
 
 def _gel_hull() -> Hull:
     back = tuple((x, y, z) for x in (_GEL_BACK, 0.0181) for y in (-0.0092, 0.0092) for z in (0.0047, 0.0297))
     front = tuple((_GEL_FRONT, y, z) for y in (-0.0055, 0.0055) for z in (0.0095, 0.025))
-    return Hull("gel", (*back, *front), (1.0, 1.0, 1.0))
+    return Hull((*back, *front))
 
 
-def _lengthen_finger(root: ElementTree.Element, side: str, sign: int) -> None:
+def _lengthen_finger(root: ElementTree.Element, side: str, sign: int) -> dict[str, str]:
     link = next(link for link in root.iter("link") if link.get("name") == f"panda_{side}finger")
     for tag in ("visual", "collision"):
         for element in link.findall(tag):
             link.remove(element)
-    shape = shape_elements(_finger_hull(side, sign), f"finger_{side}")
-    link.extend(ElementTree.fromstring(f"<parts>{shape}</parts>"))
+    finger = Hull(tuple((x, sign * y, z) for x in (-0.0105, 0.0105) for y, z in _FINGER_PROFILE))
+    text, meshes = shape_elements(finger, f"finger_{side}")
+    link.extend(ElementTree.fromstring(f"<parts>{text}</parts>"))
+    return meshes
 
 
-def _additions() -> list[ElementTree.Element]:
-    """Return camera mount, tool centre point and tips, in the order that gives CALVIN's joint ids."""
-    mount = Box((-0.04, -0.0125, -0.005), (0.04, 0.0125, 0.005), collides=False)
+def _additions() -> tuple[list[ElementTree.Element], dict[str, str]]:
+    """Return camera mount, tool centre point and tips, in the order that gives CALVIN's joint ids, and their meshes."""
+    mount, meshes = shape_elements(Box((-0.04, -0.0125, -0.005), (0.04, 0.0125, 0.005), collides=False), "mount")
     text = _joint("camera_joint", "panda_hand", "gripper_cam", (-0.1, 0, 0), (1.3, 0, -1.57))
-    text += _link("gripper_cam", 0.2, 0.1, shape_elements(mount, "mount"))
+    text += _link("gripper_cam", 0.2, 0.1, mount)
     text += _joint("tcp_joint", "panda_hand", "tcp", (0, 0, 0.14), (0, 0, 0)) + _link("tcp", 0.00001, 0.1, "")
     contact = '<contact><lateral_friction value="1"/><spinning_friction value="0.001"/></contact>'
     for side, sign in (("left", 1), ("right", -1)):
         origin = (sign * _TIP_ORIGIN[0], sign * _TIP_ORIGIN[1], _TIP_ORIGIN[2])
         name = f"finger_{side}_tip"
+        gel, files = shape_elements(_gel_hull(), f"gel_{side}")
         text += _joint(f"joint_finger_tip_{side}", f"panda_{side}finger", name, origin, (0, 0, -sign * 1.57))
-        text += _link(name, 0.0001, 1.0, contact + shape_elements(_gel_hull(), f"gel_{side}"))
-    return list(ElementTree.fromstring(f"<parts>{text}</parts>"))
+        text += _link(name, 0.0001, 1.0, contact + gel)
+        meshes |= files
+    return list(ElementTree.fromstring(f"<parts>{text}</parts>")), meshes
 
 
 def _joint(name: str, parent: str, child: str, xyz: tuple[float, ...], rpy: tuple[float, ...]) -> str:

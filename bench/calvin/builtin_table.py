@@ -17,6 +17,9 @@ from bench.calvin.shapes import BLACK, GREY, Box, Cylinder, Hull, Shape, Vector,
 _FRONT, _EDGE, _RIDGE, _BACK = -0.18, 0.02, 0.14, 0.18
 _TOP, _ROOF = 0.44, 0.648
 _SLOPE = math.radians(60.0)
+# PyBullet's margin around a hull (gUrdfDefaultCollisionMargin).  CALVIN's base is a triangle mesh, which is touched at
+# its surface; its moving parts are hulls, which are touched a margin further out.
+_BASE_INSET = 0.001
 _DARK = (0.12, 0.12, 0.12)
 
 
@@ -62,9 +65,9 @@ def _base(scene: SceneSpec) -> tuple[Shape, ...]:
         Box((cavity_left, 0.06, 0.32), (cavity_right, 0.16, 0.40)),
     ]
     wedges = [
-        prism("side_left", side, -0.44, left),
-        prism("side_right", side, right, 0.44),
-        prism("roof", roof, left, right),
+        prism(side, -0.44, left),
+        prism(side, right, 0.44),
+        prism(roof, left, right),
     ]
     button_ring = ring(12, 0.03, 0.04, _TOP, 0.46, scene.button[:2])
     return (*boards, *legs, *wedges, *button_ring, *_lever_slots(scene))
@@ -75,14 +78,14 @@ def _lever_slots(scene: SceneSpec) -> list[Hull]:
     along = (math.cos(_SLOPE), math.sin(_SLOPE))
     outward = (-math.sin(_SLOPE) * 0.0006, math.cos(_SLOPE) * 0.0006)
     strips = []
-    for index, x in enumerate((scene.switch[0] - 0.05, scene.switch[0] + 0.05)):
+    for x in (scene.switch[0] - 0.05, scene.switch[0] + 0.05):
         corners = [
             (_EDGE + along[0] * at + outward[0] * lift, _TOP + along[1] * at + outward[1] * lift)
             for at in (0.056, 0.18)
             for lift in (0.0, 1.0)
         ]
         points = tuple((x + dx, y, z) for dx in (-0.01, 0.01) for y, z in corners)
-        strips.append(Hull(f"slot{index}", points, _DARK, collides=False))
+        strips.append(Hull(points, _DARK, collides=False))
     return strips
 
 
@@ -134,7 +137,7 @@ def _bulb_shapes() -> tuple[Shape, ...]:
         for height, radius in profile
         for angle in (2 * math.pi * i / 16 for i in range(16 if radius else 1))
     )
-    return (Hull("bulb", points),)
+    return (Hull(points),)
 
 
 def table_links(scene: SceneSpec) -> tuple[Link, ...]:
@@ -153,10 +156,15 @@ def table_links(scene: SceneSpec) -> tuple[Link, ...]:
     )
 
 
-def _link_element(name: str, shapes: tuple[Shape, ...], mass: float) -> str:
-    pieces = "".join(shape_elements(shape, f"{name}_{index}") for index, shape in enumerate(shapes))
+def _link_element(name: str, shapes: tuple[Shape, ...], mass: float, inset: float) -> tuple[str, dict[str, str]]:
     inertia = '<inertia ixx="0.01" ixy="0" ixz="0" iyy="0.01" iyz="0" izz="0.01"/>'
-    return f'<link name="{name}"><inertial><mass value="{mass}"/>{inertia}</inertial>{pieces}</link>'
+    text = f'<link name="{name}"><inertial><mass value="{mass}"/>{inertia}</inertial>'
+    meshes: dict[str, str] = {}
+    for index, shape in enumerate(shapes):
+        elements, files = shape_elements(shape, f"{name}_{index}", inset)
+        text += elements
+        meshes |= files
+    return f"{text}</link>", meshes
 
 
 def _joint_element(link: Link) -> str:
@@ -171,13 +179,11 @@ def _joint_element(link: Link) -> str:
 
 def table_urdf(scene: SceneSpec) -> tuple[str, dict[str, str]]:
     """Return the table's URDF text and the mesh files (name -> OBJ text) that it names."""
-    base = _base(scene)
-    links = table_links(scene)
-    parts = [_link_element("base_link", base, 0.0)]
-    for link in links:
-        parts += [_link_element(f"{link.name}_link", link.shapes, link.mass), _joint_element(link)]
-    hulls = [
-        shape for shapes in (base, *(link.shapes for link in links)) for shape in shapes if isinstance(shape, Hull)
-    ]
-    text = f'<?xml version="1.0"?>\n<robot name="play_table_{scene.name}">\n' + "\n".join(parts) + "\n</robot>\n"
-    return text, {f"{hull.name}.obj": hull.obj() for hull in hulls}
+    text, meshes = _link_element("base_link", _base(scene), 0.0, _BASE_INSET)
+    parts = [text]
+    for link in table_links(scene):
+        text, files = _link_element(f"{link.name}_link", link.shapes, link.mass, 0.0)
+        parts += [text, _joint_element(link)]
+        meshes |= files
+    body = "\n".join(parts)
+    return f'<?xml version="1.0"?>\n<robot name="play_table_{scene.name}">\n{body}\n</robot>\n', meshes

@@ -1,7 +1,7 @@
 """Boxes, cylinders and prisms as URDF text: what the built-in table and fingers are made of.
 
-Every shape is convex, so that one description serves contact and picture.  Prisms and turned bodies need a mesh file;
-its text is made here too, with a corner for every face so that edges stay sharp.
+Every shape is convex, so that one description serves contact and picture.  The mesh files are made here too, with a
+corner for every face so that edges stay sharp.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, HalfspaceIntersection
 
 Vector = tuple[float, float, float]
 Colour = tuple[float, float, float]
@@ -25,18 +24,23 @@ BLACK: Colour = (0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Box:
-    """A box between two corners, turned about the link's origin by ``yaw`` (about z) afterwards."""
+    """A box between two corners; seen as a box, touched as the convex hull of its corners."""
 
     low: Vector
     high: Vector
     colour: Colour = WHITE
-    yaw: float = 0.0
     collides: bool = True
     drawn: bool = True
 
     def __post_init__(self) -> None:
         if any(high <= low for low, high in zip(self.low, self.high, strict=True)):
             raise ValueError(f"box: expected high > low on every axis, got {self.low} and {self.high}")
+
+    @property
+    def points(self) -> tuple[Vector, ...]:
+        """Return the eight corners."""
+        xs, ys, zs = zip(self.low, self.high, strict=True)
+        return tuple((x, y, z) for x in xs for y in ys for z in zs)
 
 
 @dataclass(frozen=True)
@@ -51,71 +55,79 @@ class Cylinder:
     collides: bool = True
     drawn: bool = True
 
+    @property
+    def points(self) -> tuple[Vector, ...]:
+        """Return the corners of a 24-sided prism."""
+        angles = [2 * math.pi * i / 24 for i in range(24)]
+        return tuple(
+            (self.centre[0] + self.radius * math.cos(a), y, self.centre[1] + self.radius * math.sin(a))
+            for a in angles
+            for y in (self.low, self.high)
+        )
+
 
 @dataclass(frozen=True)
 class Hull:
-    """The convex hull of some points, written to a mesh file called ``name``."""
+    """The convex hull of some points."""
 
-    name: str
     points: tuple[Vector, ...]
     colour: Colour = WHITE
     collides: bool = True
     drawn: bool = True
 
-    def obj(self) -> str:
-        """Return the hull as Wavefront OBJ text with outward faces and one normal a face."""
-        points = np.array(self.points)
-        hull = ConvexHull(points)
-        middle = points[hull.vertices].mean(axis=0)
-        vertices: list[str] = []
-        normals: list[str] = []
-        faces: list[str] = []
-        for corners, plane in zip(hull.simplices, hull.equations, strict=True):
-            triangle = points[corners]
-            normal = np.cross(triangle[1] - triangle[0], triangle[2] - triangle[0])
-            if normal @ (triangle[0] - middle) < 0:
-                triangle = triangle[::-1]
-            start = len(vertices) + 1
-            vertices += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in triangle]
-            normals.append(f"vn {plane[0]:.6f} {plane[1]:.6f} {plane[2]:.6f}")
-            faces.append("f " + " ".join(f"{start + i}//{len(normals)}" for i in range(3)))
-        return "\n".join((*vertices, *normals, *faces, ""))
-
 
 Shape = Box | Cylinder | Hull
 
 
-def prism(name: str, outline: Sequence[tuple[float, float]], low: float, high: float, colour: Colour = WHITE) -> Hull:
+def hull_obj(points: Sequence[Vector], inset: float = 0.0) -> str:
+    """Return the convex hull of points as Wavefront OBJ text, outward faces with one normal each.
+
+    Args:
+        points: corners in metres.
+        inset: move every face inwards by so much, metres: Bullet adds a margin around a hull.
+    """
+    corners = np.array(points)
+    hull = ConvexHull(corners)
+    if inset:
+        planes = hull.equations + np.array([0.0, 0.0, 0.0, inset])
+        corners = HalfspaceIntersection(planes, corners[hull.vertices].mean(axis=0)).intersections
+        hull = ConvexHull(np.unique(corners.round(9), axis=0))
+    corners = hull.points
+    middle = corners[hull.vertices].mean(axis=0)
+    vertices: list[str] = []
+    normals: list[str] = []
+    faces: list[str] = []
+    for simplex, plane in zip(hull.simplices, hull.equations, strict=True):
+        triangle = corners[simplex]
+        normal = np.cross(triangle[1] - triangle[0], triangle[2] - triangle[0])
+        if normal @ (triangle[0] - middle) < 0:
+            triangle = triangle[::-1]
+        start = len(vertices) + 1
+        vertices += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in triangle]
+        normals.append(f"vn {plane[0]:.6f} {plane[1]:.6f} {plane[2]:.6f}")
+        faces.append("f " + " ".join(f"{start + i}//{len(normals)}" for i in range(3)))
+    return "\n".join((*vertices, *normals, *faces, ""))
+
+
+def prism(outline: Sequence[tuple[float, float]], low: float, high: float, colour: Colour = WHITE) -> Hull:
     """Return the convex body that the outline (y, z) sweeps from x = ``low`` to x = ``high``."""
-    return Hull(name, tuple((x, y, z) for x in (low, high) for y, z in outline), colour)
+    return Hull(tuple((x, y, z) for x in (low, high) for y, z in outline), colour)
 
 
 def ring(count: int, inner: float, outer: float, low: float, high: float, at: tuple[float, float]) -> list[Hull]:
     """Return an upright ring around (x, y) = ``at`` as ``count`` convex pieces, from z = ``low`` to ``high``."""
     corners = [2 * math.pi * i / count for i in range(count + 1)]
-    pieces = []
-    for index, (a, b) in enumerate(pairwise(corners)):
-        points = tuple(
-            (at[0] + radius * math.cos(angle), at[1] + radius * math.sin(angle), z)
-            for radius in (inner, outer)
-            for angle in (a, b)
-            for z in (low, high)
+    return [
+        Hull(
+            tuple(
+                (at[0] + radius * math.cos(angle), at[1] + radius * math.sin(angle), z)
+                for radius in (inner, outer)
+                for angle in pair
+                for z in (low, high)
+            )
         )
-        pieces.append(Hull(f"ring{index}", points))
-    return pieces
-
-
-def _geometry(shape: Shape) -> tuple[str, Vector, Vector]:
-    if isinstance(shape, Box):
-        middle = [(a + b) / 2 for a, b in zip(shape.low, shape.high, strict=True)]
-        size = " ".join(f"{b - a:.6f}" for a, b in zip(shape.low, shape.high, strict=True))
-        cosine, sine = math.cos(shape.yaw), math.sin(shape.yaw)
-        turned = (cosine * middle[0] - sine * middle[1], sine * middle[0] + cosine * middle[1], middle[2])
-        return f'<box size="{size}"/>', turned, (0.0, 0.0, shape.yaw)
-    if isinstance(shape, Cylinder):
-        text = f'<cylinder radius="{shape.radius:.6f}" length="{shape.high - shape.low:.6f}"/>'
-        return text, (shape.centre[0], (shape.low + shape.high) / 2, shape.centre[1]), (math.pi / 2, 0.0, 0.0)
-    return f"<mesh filename={quoteattr(shape.name + '.obj')}/>", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
+        for pair in pairwise(corners)
+    ]
 
 
 def numbers(values: Sequence[float]) -> str:
@@ -123,14 +135,40 @@ def numbers(values: Sequence[float]) -> str:
     return " ".join(f"{value:.9g}" for value in values)
 
 
-def shape_elements(shape: Shape, material: str) -> str:
-    """Return the ``visual`` and ``collision`` elements of a shape; ``material`` must be unique in its URDF."""
-    geometry, xyz, rpy = _geometry(shape)
-    origin = f'<origin xyz="{numbers(xyz)}" rpy="{numbers(rpy)}"/><geometry>{geometry}</geometry>'
-    colour = f'<material name="{material}"><color rgba="{numbers((*shape.colour, 1.0))}"/></material>'
-    text = ""
+def _mesh(name: str) -> str:
+    return f'<geometry><mesh filename="{name}.obj"/></geometry>'
+
+
+def _picture(shape: Shape, name: str) -> str:
+    if isinstance(shape, Box):
+        middle = [(a + b) / 2 for a, b in zip(shape.low, shape.high, strict=True)]
+        size = numbers([b - a for a, b in zip(shape.low, shape.high, strict=True)])
+        return f'<origin xyz="{numbers(middle)}"/><geometry><box size="{size}"/></geometry>'
+    if isinstance(shape, Cylinder):
+        middle = [shape.centre[0], (shape.low + shape.high) / 2, shape.centre[1]]
+        form = f'<cylinder radius="{shape.radius:.9g}" length="{shape.high - shape.low:.9g}"/>'
+        return f'<origin xyz="{numbers(middle)}" rpy="{math.pi / 2:.9g} 0 0"/><geometry>{form}</geometry>'
+    return _mesh(name)
+
+
+def shape_elements(shape: Shape, name: str, inset: float = 0.0) -> tuple[str, dict[str, str]]:
+    """Return a shape's ``visual`` and ``collision`` elements, and the mesh files (name -> text) that they need.
+
+    Contact is always with a hull, as with CALVIN's meshes: Bullet's box against box would report a block that lies on
+    the table only from the second step on.
+
+    Args:
+        shape: what to describe.
+        name: unique among the shapes of one folder.
+        inset: see ``hull_obj``; for the contact only.
+    """
+    text, meshes = "", {}
     if shape.drawn:
-        text += f"<visual>{origin}{colour}</visual>"
+        colour = f'<material name="{name}"><color rgba="{numbers((*shape.colour, 1.0))}"/></material>'
+        text += f"<visual>{_picture(shape, name)}{colour}</visual>"
+        if isinstance(shape, Hull):
+            meshes[f"{name}.obj"] = hull_obj(shape.points)
     if shape.collides:
-        text += f"<collision>{origin}</collision>"
-    return text
+        text += f"<collision>{_mesh(f'{name}_contact')}</collision>"
+        meshes[f"{name}_contact.obj"] = hull_obj(shape.points, inset)
+    return text, meshes
