@@ -20,7 +20,7 @@ from bench.calvin.experts import grasping, parts, pushing
 from bench.calvin.experts.motion import CLOSED, OPEN, ExpertFailed, Hand, Motion
 from bench.calvin.instructions import training_instructions
 from bench.calvin.sequence_rules import SymbolicState
-from bench.calvin.starts import needs_block_in_gripper, observation_of, symbolic_start
+from bench.calvin.starts import draw_start, needs_block_in_gripper
 from bench.calvin.state import ROBOT
 from bench.calvin.tasks import COLOURS, TASKS, check_task
 from bench.errors import UserError
@@ -156,13 +156,13 @@ def prepare(env: CalvinEnv, task: str, rng: np.random.Generator) -> SymbolicStat
     Returns:
         the symbolic state, or None where the block could not be grasped.
     """
-    state, held = symbolic_start(_known(task), rng)
-    robot_obs, scene_obs = observation_of(env.scene, state, rng)
-    env.reset(options={"robot_obs": robot_obs, "scene_obs": scene_obs, "render_views": False})
+    start = draw_start(env.scene, _known(task), rng)
+    state, held = start.state, start.held
+    env.reset(options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "render_views": False})
     hand = Hand(env, rng)
     try:
         # Blocks were drawn a hair above what they lie on; the tasks ask for contact from the first moment.
-        for action in hand.grip(OPEN if robot_obs[6] > 0 else CLOSED, SETTLE_STEPS):
+        for action in hand.grip(OPEN if start.robot_obs[6] > 0 else CLOSED, SETTLE_STEPS):
             env.step(action, render_views=False)
         if held is None:
             return state

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,11 @@ DRAWER_FLOOR = 0.3415
 SEPARATION = 0.1
 CLEAR_OF_DOOR = -0.055
 """Nearer to the cabinet than this y a block may touch its door, which the push tasks take for something it lies on."""
+BELOW_TOWER = -0.08
+"""A tower stands no nearer to the cabinet than this y: its upper block would touch the slope."""
+PUSH_ROOM = 0.13
+BUTTON_ROOM = 0.075
+TABLE_HALF = 0.39
 JOINT_SPREAD = 0.06
 ATTEMPTS = 500
 
@@ -109,6 +115,9 @@ def _place(scene: SceneSpec, place: str, drawer: float, rng: np.random.Generator
         x = scene.drawer[0] + rng.uniform(-0.12, 0.12)
         y = rng.uniform(-0.157 - drawer + 0.045, -0.19 - 0.02)
         return np.array([x, y, DRAWER_FLOOR + BLOCK_HEIGHT / 2, usual_yaw + rng.uniform(-0.5, 0.5)])
+    if place == "stacked_bottom":
+        x, y = _table_position(scene, True, rng)
+        return np.array([x, min(y, BELOW_TOWER), TABLE_TOP + BLOCK_HEIGHT / 2, usual_yaw])
     like_evaluation = bool(rng.random() < 0.5)
     x, y = _table_position(scene, like_evaluation, rng)
     yaw = usual_yaw if like_evaluation else rng.uniform(-math.pi, math.pi)
@@ -122,7 +131,7 @@ def _place_blocks(scene: SceneSpec, state: SymbolicState, drawer: float, rng: np
     for colour in (one for one in COLOURS if one != top):
         place = state[f"{colour}_block"]
         for _ in range(ATTEMPTS):
-            pose = _place(scene, "table" if place == "stacked_bottom" else place, drawer, rng)
+            pose = _place(scene, place, drawer, rng)
             if all(math.dist(pose[:3], other[:3]) > SEPARATION for other in poses.values()):
                 break
         poses[colour] = pose
@@ -152,6 +161,50 @@ def observation_of(scene: SceneSpec | str, state: SymbolicState, rng: np.random.
     return robot, table
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a demonstration begins.
+
+    Attributes:
+        state: the symbolic state, in which nothing is held.
+        held: the block that has to be grasped before the task can begin (``block_red``), or None.
+        robot_obs: (15,); only the gripper width and the joints mean something.
+        scene_obs: (24,), in the scene's own block order.
+    """
+
+    state: SymbolicState
+    held: str | None
+    robot_obs: Vector
+    scene_obs: Vector
+
+
+def draw_start(scene: SceneSpec | str, task: str, rng: np.random.Generator) -> Start:
+    """Draw a state in which ``task`` is possible.
+
+    Raises:
+        UserError: there is no such task or scene.
+    """
+    spec = scene_named(scene) if isinstance(scene, str) else scene
+    for _ in range(ATTEMPTS):
+        state, held = symbolic_start(task, rng)
+        robot_obs, scene_obs = observation_of(spec, state, rng)
+        if _has_room(spec, task, scene_obs):
+            break
+    return Start(state, held, robot_obs, scene_obs)
+
+
+def _has_room(scene: SceneSpec, task: str, scene_obs: Vector) -> bool:
+    """Return whether the block that is to be pushed would not be pushed into the button or off the table."""
+    if FAMILY[task] != "push":
+        return True
+    _, colour, _, direction = task.split("_")
+    index = [block.colour for block in scene.blocks].index(colour)
+    x, y = scene_obs[6 + 6 * index : 8 + 6 * index]
+    end = x + (PUSH_ROOM if direction == "right" else -PUSH_ROOM)
+    at_button = abs(end - scene.button[0]) < BUTTON_ROOM and abs(y - scene.button[1]) < BUTTON_ROOM
+    return bool(abs(end) < TABLE_HALF and not at_button)
+
+
 def random_start(scene: SceneSpec | str, task: str, rng: np.random.Generator) -> tuple[Vector, Vector]:
     """Draw (robot_obs (15,), scene_obs (24,)) in which ``task`` is possible.
 
@@ -160,7 +213,8 @@ def random_start(scene: SceneSpec | str, task: str, rng: np.random.Generator) ->
     Raises:
         UserError: there is no such task or scene.
     """
-    return observation_of(scene, symbolic_start(task, rng)[0], rng)
+    start = draw_start(scene, task, rng)
+    return start.robot_obs, start.scene_obs
 
 
 def needs_block_in_gripper(task: str) -> bool:

@@ -99,13 +99,15 @@ def choose_grasp(hand: Hand, name: str) -> Pose:
             best = cost, yaw, direction
     if best is None:
         raise ExpertFailed(f"{name}: no side narrower than {WIDEST} m lies flat")
-    tilt = 0.0
+    yaw, tilt = best[1], 0.0
     if in_cabinet(block):
+        # A hand turned far would touch door or wall; the closing fingers turn the block instead.
+        yaw = ACROSS + (yaw - ACROSS) / 2 if abs(yaw - ACROSS) < 0.6 else yaw
         tilt = CABINET_TILT + hand.jitter(0.06)
     elif not in_drawer(block) and block.position[1] > -0.06 and abs(math.sin(best[1])) > 0.8:
         tilt = 0.15
     x, y, z = (float(value) for value in block.position)
-    return Pose((x, y, z + max(0.0, block.height / 2 - 0.02)), best[1], tilt)
+    return Pose((x, y, z + max(0.0, block.height / 2 - 0.02)), yaw, tilt)
 
 
 def _approach(hand: Hand, pose: Pose) -> Motion:
