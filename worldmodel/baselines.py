@@ -125,7 +125,7 @@ class Pix2Pix:
         config, tensors, extra = checkpoint.load(directory)
         network = UNet()
         network.load_state_dict(tensors)
-        identity = {"weights_sha256": checkpoint.weights_hash(directory)}
+        identity: dict[str, Any] = {"weights_sha256": checkpoint.weights_hash(directory)}
         identity |= {name: extra.get(name) for name in ("data_hash", "steps_done")}
         return cls(stage1, network.to(device), Stage2Config.from_json(config), _size(extra["wrist_size"]), identity)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldmodel import checkpoint
@@ -111,20 +112,21 @@ class _Lesson:
             self._measure_spread()
 
     @torch.no_grad()
+    def _encoded(self, frames: NDArray[np.uint8]) -> Tensor:
+        return self.codec.encode(pixels(frames).to(self.device))
+
     def _measure_spread(self) -> None:
         """Measure the latents' standard deviation per channel, over windows spread evenly over the store."""
         chosen = np.linspace(0, len(self.store) - 1, min(len(self.store), SPREAD_WINDOWS)).astype(int).tolist()
-        latents = torch.cat(
-            [self.codec.encode(pixels(self.store.batch([number]).wrist).to(self.device)) for number in chosen]
-        )
+        latents = torch.cat([self._encoded(self.store.batch([number]).wrist) for number in chosen])
         self.denoiser.spread.copy_(latents.pow(2).mean((0, 2, 3, 4)).sqrt().clamp(min=1e-2))
 
     def loss(self, random: np.random.Generator) -> Tensor:
         """Return the flow-matching loss of a batch drawn with ``random``."""
         options, flow = self.config.training, self.config.flow
         batch = self.store.batch(random.integers(len(self.store), size=options.batch_size).tolist())
-        with torch.no_grad():
-            clean, condition = (self.codec.encode(pixels(x).to(self.device)) for x in (batch.wrist, batch.condition))
+        condition = self._encoded(batch.condition)
+        clean = self._encoded(batch.wrist)
         # Random numbers are drawn on the CPU, so that a device does not change them.
         noise = torch.randn(clean.shape).to(self.device)
         sigma = shifted(torch.rand(len(clean)), flow.shift).to(self.device)

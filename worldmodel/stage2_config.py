@@ -26,8 +26,8 @@ class CodecConfig:
     """
 
     kind: Literal["linear", "wan"] = "linear"
-    patch: int = 4
-    channels: int = 12
+    patch: int = 7
+    channels: int = 16
     source: str = ""
     subfolder: str | None = None
 
@@ -154,7 +154,7 @@ class TrainingConfig:
     """
 
     steps: int = 1500
-    batch_size: int = 8
+    batch_size: int = 4
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
@@ -180,7 +180,7 @@ class Stage2Config:
     """
 
     scale: str = "tiny"
-    size: tuple[int, int] = (64, 64)
+    size: tuple[int, int] = (84, 84)
     frames: int = 4
     codec: CodecConfig = field(default_factory=CodecConfig)
     anchor: AnchorConfig = field(default_factory=AnchorConfig)

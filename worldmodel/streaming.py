@@ -39,9 +39,12 @@ class WindowStream:
         Raises:
             WorldModelError: the anchors are not those of the frames before.
         """
+        return self._generator.generate(self._window(anchors), seed=self._seed).views[WRIST][-1]
+
+    def _window(self, anchors: Mapping[str, NDArray[np.uint8]]) -> Clip:
+        """Remember a frame and return the window that ends with it."""
         given = {name: frame for name, frame in anchors.items() if name != WRIST}
         if self._latest and set(given) != set(self._latest[-1]):
             raise WorldModelError(f"stream: expected views {sorted(self._latest[-1])}, got {sorted(given)}")
         self._latest.append(given)
-        views = {name: np.stack([frame[name] for frame in self._latest]) for name in given}
-        return self._generator.generate(Clip(views), seed=self._seed).views[WRIST][-1]
+        return Clip({name: np.stack([frame[name] for frame in self._latest]) for name in given})

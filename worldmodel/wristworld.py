@@ -5,6 +5,8 @@ Not here: the two stages themselves, and their training.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +80,9 @@ class WristWorld:
         wrist = self.stage2.generate(seen, maps, seed, self.size)
         return with_wrist(seen, wrist, maps, wrist_from_anchor)
 
-    def stream(self, seed: int = 0) -> WindowStream:
-        """Return a closed-loop stream; the latency of a push is that of one window (see ``streaming``)."""
-        return WindowStream(self, self.stage2.config.frames, seed)
+    def stream(self, seed: int = 0) -> WristWorldStream:
+        """Return a closed-loop stream; the latency of a push is one frame of stage 1 and one window of stage 2."""
+        return WristWorldStream(self, self.stage2.config.frames, seed)
 
     def provenance(self) -> dict[str, Any]:
         """Return what made the views."""
@@ -90,3 +92,19 @@ class WristWorld:
             "stage1": self.stage1.provenance(),
             "stage2": self.stage2.provenance(),
         }
+
+
+class WristWorldStream(WindowStream):
+    """The closed loop of a ``WristWorld``: a frame's condition map is drawn once, not at every push that sees it."""
+
+    def __init__(self, world: WristWorld, frames: int, seed: int = 0) -> None:
+        super().__init__(world, frames, seed)
+        self._world = world
+        self._maps: deque[NDArray[np.uint8]] = deque(maxlen=frames)
+
+    def push(self, anchors: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Take one frame of each anchor and return the wrist frame; see ``WindowStream.push``."""
+        window, stage2 = self._window(anchors), self._world.stage2
+        newest = Clip({name: frames[-1:] for name, frames in window.views.items()})
+        self._maps.append(self._world.stage1.condition(newest, stage2.config.size)[0][0])
+        return stage2.generate(window, np.stack(self._maps), self._seed, self._world.size)[-1]

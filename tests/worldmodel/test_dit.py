@@ -178,7 +178,7 @@ def test_scales_survive_json(scale: str) -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(WorldModelError, match="tiny, small, paper"):
         Stage2Config.named("huge")
-    with pytest.raises(WorldModelError, match="multiples of 8"):
+    with pytest.raises(WorldModelError, match="multiples of 14"):
         dataclasses.replace(Stage2Config(), size=(60, 64))
     with pytest.raises(WorldModelError, match="4n \\+ 1"):
         dataclasses.replace(Stage2Config.paper(), frames=80)

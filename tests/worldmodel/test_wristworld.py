@@ -97,6 +97,14 @@ def test_a_stream_is_the_end_of_its_window(world: WristWorld) -> None:
     assert np.array_equal(shown[5], window[-1])
 
 
+def test_a_stream_draws_each_condition_map_once(world: WristWorld) -> None:
+    stage1 = FlippedAnchor()
+    stream = WristWorld(stage1, world.stage2).stream()
+    for frame in scene(6, wrist=False).views["anchor"]:
+        stream.push({"anchor": frame})
+    assert stage1.drawn == 6
+
+
 def test_a_scene_at_rest_gives_a_view_at_rest(world: WristWorld) -> None:
     stream = world.stream()
     frame = scene(1, wrist=False).views["anchor"][0]
