@@ -6,7 +6,7 @@ are now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bench.calvin import meshes, textures
 from bench.calvin.meshes import Mesh
+from bench.calvin.urdf_shapes import visual_shapes
 from bench.errors import UserError
 
 Image = str | Path | None
@@ -86,14 +87,25 @@ def _names(client: int, body: int) -> tuple[str, dict[int, str]]:
     return name.decode(), links
 
 
-def _parts_of_body(client: int, body: int, materials: Mapping[str, str]) -> list[Part]:
+def _shapes(client: int, body: int, urdf: tuple[Path, float] | None, links: Mapping[int, str]) -> Iterator[Any]:
+    """Yield link index and the rest of a ``VisualShape``, from PyBullet or, where it has none, from the URDF."""
+    if urdf is None:
+        for shape in pybullet.getVisualShapeData(body, physicsClientId=client):
+            _, link, kind, dimensions, filename, position, quaternion, rgba = shape[:8]
+            yield link, kind, dimensions, filename.decode(), position, quaternion, rgba
+    else:
+        index = {name: link for link, name in links.items()}
+        for shape in visual_shapes(*urdf):
+            yield index[shape.link], *shape[1:]
+
+
+def _parts_of_body(client: int, body: int, materials: Mapping[str, str], urdf: tuple[Path, float] | None) -> list[Part]:
     name, links = _names(client, body)
     # A body that brings no images of its own is drawn with edges; PyBullet rounds the corners of lone blocks.
     built = any(link in materials for link in links.values())
     parts = []
-    for shape in pybullet.getVisualShapeData(body, physicsClientId=client):
-        link, kind, dimensions, filename, position, quaternion, rgba = shape[1:8]
-        levels = _shape_levels(kind, dimensions, filename.decode(), radial=not built)
+    for link, kind, dimensions, filename, position, quaternion, rgba in _shapes(client, body, urdf, links):
+        levels = _shape_levels(kind, dimensions, filename, radial=not built)
         image: Image = levels[0].texture
         if image is None and rgba == _WHITE and links[link] in materials:
             image = materials[links[link]]
@@ -109,17 +121,20 @@ def _parts_of_body(client: int, body: int, materials: Mapping[str, str]) -> list
     return parts
 
 
-def collect_parts(client: int, materials: Mapping[str, str]) -> list[Part]:
+def collect_parts(
+    client: int, materials: Mapping[str, str], urdfs: Mapping[int, tuple[Path, float]] | None = None
+) -> list[Part]:
     """Return what every body of a PyBullet client shows.
 
     Args:
         client: PyBullet's physics client id.
         materials: link name to the name of a procedural material, for white shapes whose mesh brings no image.
+        urdfs: body id to URDF and ``globalScaling`` for bodies loaded with ``URDF_IGNORE_VISUAL_SHAPES``.
     """
     found: dict[tuple[int, int, Image, tuple[float, ...]], list[Part]] = {}
     for index in range(pybullet.getNumBodies(physicsClientId=client)):
         body = pybullet.getBodyUniqueId(index, physicsClientId=client)
-        for part in _parts_of_body(client, body, materials):
+        for part in _parts_of_body(client, body, materials, (urdfs or {}).get(body)):
             found.setdefault((part.body, part.link, part.image, part.rgba), []).append(part)
     return [
         replace(

@@ -7,7 +7,7 @@ map and then each view that somebody wants.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -137,14 +137,22 @@ class GlRenderer:
         client: PyBullet's physics client id; everything must be loaded.
         scene: says which procedural material a link has; None for none.
         assets: where meshes that bring their own images come from; with them no procedural material is used.
+        urdfs: body id to URDF and ``globalScaling`` of bodies that were loaded with ``URDF_IGNORE_VISUAL_SHAPES``;
+            their lights' colours are told by :meth:`paint`.
 
     Raises:
         UserError: no EGL here, or a visual shape that cannot be drawn.
     """
 
-    def __init__(self, client: int, scene: SceneSpec | None = None, assets: Path | str | None = None) -> None:
+    def __init__(
+        self,
+        client: int,
+        scene: SceneSpec | None = None,
+        assets: Path | str | None = None,
+        urdfs: Mapping[int, tuple[Path, float]] | None = None,
+    ) -> None:
         self.client = client
-        parts = collect_parts(client, {} if scene is None or assets is not None else scene.materials)
+        parts = collect_parts(client, {} if scene is None or assets is not None else scene.materials, urdfs)
         # What is near comes first and the floor last, so that hidden pixels are not computed.
         parts.sort(key=lambda part: (part.image is not None, str(part.image) == "checker", -part.body, str(part.image)))
         self.parts = parts
@@ -255,6 +263,13 @@ class GlRenderer:
         else:
             raise UserError(f"camera: expected one of {', '.join(CAMERAS)}, got {name!r}; choose one of them")
         return np.array(columns).reshape(4, 4).T
+
+    def paint(self, body: int, link: int, rgba: Sequence[float]) -> None:
+        """Give a light another colour, where PyBullet does not know it: ``urdfs`` tells what that is."""
+        row = self._light_rows.get((body, link))
+        if row is None:
+            raise UserError(f"paint: expected one of the lights {sorted(self._light_rows)}, got {(body, link)}")
+        self._tints[row] = rgba
 
     def _read_scene(self) -> None:
         """Ask PyBullet for poses and colours and lay them out as the uniform block has them."""
