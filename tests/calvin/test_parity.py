@@ -1,0 +1,143 @@
+"""Recordings of the original replayed: bit for bit with its own assets, to the same verdict on the built-in table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.calvin.assets import data_folder, find_assets
+from bench.calvin.env import CalvinEnv
+from bench.calvin.original import OriginalEnv, original_available, world_state
+from bench.calvin.parity import parity
+from bench.errors import UserError
+
+
+def few(reference: Path, folder: Path, *names: str) -> Path:
+    """Link some recordings into a folder of their own."""
+    for name in names:
+        target = folder / Path(name).relative_to("ref") if name.startswith("ref/") else folder / Path(name).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(reference / name)
+    return folder
+
+
+@pytest.mark.shared
+def test_calvin_assets_reproduce_the_original(shared: Path, tmp_path: Path) -> None:
+    calvin = shared / "calvin"
+    names = [f"ref/trajectories/seed0{seed}.npz" for seed in (0, 1, 5, 7)]
+    reference = few(
+        calvin, tmp_path, *names, "ref/oracle_cases.json", "ref/initial_states_50.json", "ref/sequences.json"
+    )
+    report = parity(calvin / "env_data", reference)
+    assert (report["trajectories"], report["bitwise"]) == (4, 4)
+    assert (report["max_robot_obs_error"], report["max_scene_obs_error"]) == (0.0, 0.0)
+    assert report["oracle_cases"] > 600
+    assert report["initial_states"] == 50
+    assert report["oracle_mismatches"] == report["initial_state_mismatches"] == 0
+    assert report["sequences_equal"] is True
+    assert (report["renders"], report["psnr_static"]) == (0, None)
+
+
+@pytest.mark.shared
+def test_calvin_assets_replay_demonstrations_to_the_step(shared: Path, tmp_path: Path) -> None:
+    report = parity(shared / "calvin/env_data", few(shared / "calvin", tmp_path, "demos/demos_public.json"))
+    assert report["demonstrations"] == report["demonstrations_same_step"] == 14
+
+
+@pytest.mark.shared
+def test_builtin_table_solves_what_the_original_solved(shared: Path, tmp_path: Path) -> None:
+    names = [f"ref/trajectories/seed0{seed}.npz" for seed in (0, 2, 4, 6, 8)]  # these stay in the air
+    report = parity(None, few(shared / "calvin", tmp_path, *names, "demos/demos_public.json"), builtin=True)
+    assert report["demonstrations_same_verdict"] >= 0.9 * report["demonstrations"]
+    assert report["median_tcp_error"] < 1e-3
+
+
+@pytest.mark.shared
+def test_tiny_pictures_equal_the_originals_bit_for_bit(shared: Path) -> None:
+    trajectories = shared / "calvin/ref/trajectories"
+    data = np.load(trajectories / "seed01.npz")
+    env = CalvinEnv("D", assets=shared / "calvin/env_data", renderer="bullet-tiny")
+    options = {"robot_obs": data["init_robot_obs"], "scene_obs": data["init_scene_obs"]}
+    views = [env.reset(options=options)[0]["rgb_obs"]]
+    for action in data["actions"][:30]:
+        env.step(action, render_views=False)
+    views.append(env.views())
+    for step, view in zip((0, 30), views, strict=True):
+        for name, picture in view.items():
+            expected = np.asarray(Image.open(trajectories / f"seed01_t{step:02}_{name}_tiny.png").convert("RGB"))
+            assert np.array_equal(picture, expected), (step, name)
+    env.close()
+
+
+@pytest.mark.shared
+def test_our_info_judges_like_our_state(shared: Path) -> None:
+    demo = json.loads((shared / "calvin/demos/demos_public.json").read_text())["demos"][6]
+    env = CalvinEnv("D", renderer="bullet-tiny")
+    options = {"robot_obs": demo["start_robot_obs"], "scene_obs": demo["start_scene_obs"], "render_views": False}
+    env.reset(options=options)
+    for action in demo["actions"][::5]:
+        env.step(action, render_views=False)
+        assert world_state(env.info()) == env.state()
+    env.close()
+
+
+@pytest.mark.skipif(not original_available(), reason="calvin_env is not installed: the original cannot be driven")
+def test_original_backend_steps_as_ours() -> None:
+    assets = find_assets()
+    assert assets is not None
+    ours, theirs = CalvinEnv("D", assets=assets, renderer="bullet-tiny"), OriginalEnv("D")
+    scene_obs = ours.world.random_scene_obs(np.random.default_rng(1))
+    robot_obs = ours.reset(options={"render_views": False})[0]["robot_obs"]
+    rng = np.random.default_rng(2)
+    for _ in range(2):
+        for env in (ours, theirs):
+            env.reset(options={"robot_obs": robot_obs, "scene_obs": scene_obs})
+        for _ in range(20):
+            action = np.append(rng.uniform(-1, 1, 6), 1.0)
+            mine, other = ours.step(action, render_views=False)[0], theirs.step(action)[0]
+            assert np.array_equal(mine["robot_obs"], other["robot_obs"])
+            assert np.array_equal(mine["scene_obs"], other["scene_obs"])
+        assert ours.state() == theirs.state()
+    theirs.close()
+    theirs.close()
+    ours.close()
+
+
+def test_original_backend_says_what_is_missing() -> None:
+    if original_available():
+        pytest.skip("calvin_env is installed here")
+    with pytest.raises(UserError, match="calvin_env"):
+        OriginalEnv("D")
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="folder of recordings"):
+        parity(None, tmp_path / "nowhere", builtin=True)
+    with pytest.raises(UserError, match="panda_longer_finger"):
+        data_folder(tmp_path)
+    (tmp_path / "trajectories").mkdir()
+    (tmp_path / "trajectories" / "seed00.npz").write_bytes(b"not a zip")
+    with pytest.raises(UserError, match="seed00"):
+        parity(None, tmp_path, builtin=True)
+
+
+def test_an_empty_folder_gives_zeros(tmp_path: Path) -> None:
+    report = parity(None, tmp_path, builtin=True)
+    assert report["trajectories"] == report["oracle_cases"] == report["initial_states"] == report["renders"] == 0
+    assert report["sequences_equal"] == 0
+    assert report["max_robot_obs_error"] is None
+
+
+def test_making_an_environment_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys\nfrom bench.calvin.env import CalvinEnv\n"
+        "env = CalvinEnv('A'); env.reset(seed=0, options={'render_views': False}); env.close()\n"
+        "assert not {'torch', 'ray', 'matplotlib'} & set(sys.modules), 'heavy imports'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
