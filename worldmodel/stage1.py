@@ -122,6 +122,7 @@ class _Run:
     elapsed: float = 0.0
     phase_start: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    latest: dict[str, float] = field(default_factory=dict)
 
     def train(self) -> None:
         """Run both phases, from wherever the last training state was."""
@@ -144,7 +145,7 @@ class _Run:
             self._run_phase(optimizer)
             if self.phase == "wrist":
                 return
-            self.phase, self.step, self.phase_start = "wrist", 0, self.elapsed
+            self.phase, self.step, self.phase_start, self.latest = "wrist", 0, self.elapsed, {}
 
     def _continue(self, state: checkpoint.TrainingState) -> None:
         if state.config != self.identity:
@@ -154,7 +155,7 @@ class _Run:
             )
         extra = state.extra
         self.phase, self.step, self.history = extra["phase"], extra["step"], extra["history"]
-        self.elapsed, self.phase_start = extra["elapsed"], extra["phase_start"]
+        self.elapsed, self.phase_start, self.latest = extra["elapsed"], extra["phase_start"], extra["latest"]
         self.lesson.model.load_state_dict(state.tensors)
 
     def _fix_points(self) -> None:
@@ -189,6 +190,8 @@ class _Run:
             self.step += 1
             now = time.monotonic()
             self.elapsed, before = self.elapsed + now - before, now
+            if "depth" in losses:
+                self.latest["depth"] = float(losses["depth"].detach())
             if self.step % LOG_EVERY == 0 or self.step == steps:
                 self._log(total, losses, steps)
             if now - saved > SAVE_SECONDS:
@@ -206,7 +209,8 @@ class _Run:
         return max(by_steps, (self.elapsed - self.phase_start) / max(end - self.phase_start, 1e-3))
 
     def _log(self, total: torch.Tensor, losses: dict[str, torch.Tensor], steps: int) -> None:
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        # Depth is rehearsed now and then only: its last value stands until the next.
+        values = self.latest | {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(float(total.detach())):
             raise WorldModelError(
                 f"stage 1 diverged in step {self.step} of phase {self.phase!r} ({values}): "
@@ -224,6 +228,7 @@ class _Run:
             "elapsed": self.elapsed,
             "phase_start": self.phase_start,
             "history": self.history,
+            "latest": self.latest,
         }
         checkpoint.save_training_state(
             self.folder,

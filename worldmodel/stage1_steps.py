@@ -18,8 +18,8 @@ from worldmodel.stage1_model import Scene, scene_points
 from worldmodel.start_pose import central_pose, solve_poses
 from worldmodel.vggt.model import Vggt, VggtOutput
 
-START_MOMENTS = 12
-START_PAIRS = 96
+START_MOMENTS = 8
+START_PAIRS = 64
 
 
 @dataclass
