@@ -134,6 +134,9 @@ def _instantiate(scene: str, use_egl: bool) -> Any:
                 f"scene=calvin_scene_{scene}",
                 "robot=panda_longer_finger",
                 f"data_path={root / 'data'}",
+                # its own choice needs a plug-in for coloured logs
+                "hydra/job_logging=default",
+                "hydra/hydra_logging=default",
             ],
         )
         return hydra.utils.instantiate(config.env, show_gui=False, use_vr=False, use_scene_info=True, use_egl=use_egl)
