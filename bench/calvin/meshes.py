@@ -26,13 +26,12 @@ FINE, COARSE, SHADOW = 600, 400, 200
 """Triangles that a mesh may keep: for a camera that is near, for one that is far, for the shadow it casts."""
 LEVELS = (FINE, COARSE, SHADOW)
 
-_FORMAT = 8
+_FORMAT = 12
 _NEIGHBOURS = 12
 _SMALLEST = 0.06
 """Pieces shorter than this share of a mesh are left out: screws and covers of a pixel or two."""
-_TOLERANCES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
-"""Metres that thinning may move a surface; a pixel of the static camera is four millimetres wide."""
-_COUNTS = (450, 300, 200, 130, 90, 60, 36, 20, 12)
+_TOLERANCE = {FINE: 0.0004, COARSE: 0.001, SHADOW: 0.003}
+"""Metres off which a surface may be with fewer triangles than the level has; a pixel of the static camera is 4 mm."""
 _PROBES = 600
 _BARYCENTRIC = np.array([(a, b, 4 - a - b) for a in range(5) for b in range(5 - a)], np.float32) / 4
 
@@ -313,33 +312,34 @@ def _deviation(points: NDArray[np.float32], simple: NDArray[np.float32], faces: 
 
 
 def _simplify(
-    points: NDArray[np.float32], faces: NDArray[np.int32], tolerance: float
+    points: NDArray[np.float32], faces: NDArray[np.int32], target: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return the component with as few triangles as keep its points within ``tolerance`` metres."""
+    """Return at most ``target`` triangles, and fewer where they keep the points within the level's tolerance."""
     import fast_simplification
 
     used, renamed = np.unique(faces, return_inverse=True)
     points, faces = points[used], renamed.reshape(faces.shape).astype(np.int32)
     probes = points[:: max(1, len(points) // _PROBES)]
-    if len(faces) > FINE:
-        points, faces = fast_simplification.simplify(points, faces, target_count=FINE, agg=4)
+    for aggressiveness in (4, 7, 10):
+        if len(faces) > target:
+            points, faces = fast_simplification.simplify(points, faces, target_count=target, agg=aggressiveness)
     simple, best = points, faces
-    for count in _COUNTS:
-        if count >= len(best):
+    for count in (target * 3 // 4, target // 2, target // 3, target // 5, target // 8, target // 12, target // 20):
+        if count >= len(faces):
             continue
         fewer, fewer_faces = fast_simplification.simplify(points, faces, target_count=count, agg=4)
-        if len(fewer_faces) == 0 or _deviation(probes, fewer, fewer_faces) > tolerance:
+        if len(fewer_faces) == 0 or _deviation(probes, fewer, fewer_faces) > _TOLERANCE[target]:
             break
-        simple, best = fewer, fewer_faces
+        if len(fewer_faces) < len(best):
+            simple, best = fewer, fewer_faces
     return simple, best
 
 
 def thin_out(mesh: Mesh, target: int = FINE) -> Mesh:
     """Return the mesh with ``target`` triangles or fewer, as far as its shape allows, its texture baked into colours.
 
-    Every connected piece keeps as many triangles as its shape needs, so that coloured covers stay in place.  A new
-    triangle takes the colour of the nearest old one, a new corner the normal of the nearest old corner that looks the
-    same way, so that curved shells stay smooth and edges stay sharp.
+    A new triangle takes the colour of the nearest old one, a new corner the normal of the nearest old corner that
+    looks the same way, so that curved shells stay smooth and edges stay sharp.
     """
     colours = _palette(mesh)
     points, inverse = np.unique(np.round(mesh.position, 5), axis=0, return_inverse=True)
@@ -347,13 +347,10 @@ def thin_out(mesh: Mesh, target: int = FINE) -> Mesh:
     keep = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
     pieces = [rows[keep[rows]] for rows in _components(faces, len(points)) if keep[rows].any()]
     extents = [np.linalg.norm(np.ptp(points[faces[rows]].reshape(-1, 3), axis=0)) for rows in pieces]
-    pieces = [rows for rows, extent in zip(pieces, extents, strict=True) if extent > _SMALLEST * max(extents)]
-    for tolerance in _TOLERANCES if target >= FINE else _TOLERANCES[2:]:
-        thinned = [_simplify(points, faces[rows], tolerance) for rows in pieces]
-        if sum(len(triangles) for _, triangles in thinned) <= target:
-            break
-    corners = [simple[triangles].astype(np.float64) for simple, triangles in thinned]
-    return joined([_dressed(mesh, rows, colours, piece) for rows, piece in zip(pieces, corners, strict=True)])
+    large = [rows for rows, extent in zip(pieces, extents, strict=True) if extent > _SMALLEST * max(extents)]
+    rows = np.concatenate(large)
+    simple, triangles = _simplify(points, faces[rows], target)
+    return _dressed(mesh, rows, colours, simple[triangles].astype(np.float64))
 
 
 def _dressed(mesh: Mesh, rows: NDArray[np.int64], colours: NDArray[np.uint8], corners: NDArray[np.float64]) -> Mesh:
