@@ -43,7 +43,7 @@ def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str | None]
 
 
 def _renderer() -> dict[str, Any]:
-    from bench.calvin.render import gl_available
+    from bench.calvin.gl import gl_available
 
     available, name = gl_available()
     remedy = "apt-get install libegl1 libgl1-mesa-dri libegl-mesa0; until then PyBullet's TinyRenderer draws (slower)"

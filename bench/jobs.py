@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def load_generator(folder: str, where: str) -> WristGenerator:
     """Return the generator in a folder; a process loads it once."""
     from worldmodel.baselines import load_generator as load
 
-    return load(Path(folder), device=where)
+    return load(folder, where)
 
 
 @lru_cache(maxsize=2)

@@ -103,6 +103,33 @@ class MainJob:
         episodes = self.datasets["training"].episodes
         return plan_wrist(arm, episodes, self.suite.data.paired_share, self.options.seed)
 
+    def paired_clips(self, hop: int | None = None) -> ClipDataset:
+        """Return the clips of the paired share, the world model's only training data."""
+        return ClipDataset(
+            self.datasets["training"], length=self._frames, stride=self.suite.world_model.stride, hop=hop,
+            episodes=self.paired,
+        )  # fmt: skip
+
+    @property
+    def _frames(self) -> int:
+        from worldmodel.stage2_config import Stage2Config
+
+        config: Stage2Config = getattr(Stage2Config, self.suite.world_model.scale)()
+        return config.frames
+
+    def paired_identity(self) -> dict[str, Any]:
+        """Return what :meth:`paired_clips` and the training on them depend on, besides the data set."""
+        stride = self.suite.world_model.stride
+        return {"paired": list(self.paired), "frames": self._frames, "stride": stride, "seed": self.options.seed}
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return the keyword arguments that all trainings of the world model share."""
+        return {
+            "seed": self.options.seed,
+            "device": jobs.device(),
+            "progress": self.options.progress,
+        }
+
     def parallel(self, work: Callable[[Any], Any], todo: list[Any], each: Callable[[int, Any], object]) -> None:
         """Do jobs side by side, as the options say; on a GPU one after the other, each with all of it."""
         on_gpu = jobs.device() == "cuda"
@@ -164,65 +191,46 @@ def _check_dataset(root: Path, hashes: Mapping[str, str], _: Path) -> dict[str, 
     return {"hashes": dict(hashes), **{key: report[key] for key in ("frames", "episodes", "windows")}}
 
 
-def _train_world_model(job: MainJob) -> Finished:
-    """Train stage 1, then stage 2, on the paired share alone, and put them together in one folder."""
-    from worldmodel.stage1 import Stage1, Stage1Config, train_stage1
-    from worldmodel.stage2 import train_stage2
-    from worldmodel.stage2_config import Stage2Config
-    from worldmodel.wristworld import WristWorld
+def _reconstruct(job: MainJob) -> Finished:
+    """Train stage 1 on the paired share alone: wrist poses and point clouds from RGB."""
+    from worldmodel.stage1 import train_stage1
+    from worldmodel.stage1_config import Stage1Config
 
-    part, options, where = job.suite.world_model, job.options, jobs.device()
-    first, second = getattr(Stage1Config, part.scale)(), getattr(Stage2Config, part.scale)()
-    clips = partial(
-        ClipDataset, job.datasets["training"], length=second.frames, stride=part.stride, episodes=job.paired
-    )
-    shared = {"paired": list(job.paired), "frames": second.frames, "stride": part.stride, "seed": options.seed}
-    settings: dict[str, Any] = {"seed": options.seed, "device": where, "progress": options.progress}
-
-    def reconstruct(folder: Path) -> dict[str, Any]:
-        train_stage1(clips(), first, folder, steps=part.stage1_steps, **settings)
-        return {}
-
-    def generate(folder: Path) -> dict[str, Any]:
-        train_stage2(clips(hop=1), Stage1.load(one.directory), second, folder, steps=part.stage2_steps, **settings)
-        return {}
-
-    def join(folder: Path) -> dict[str, Any]:
-        WristWorld.load_stages(one.directory, two.directory, where).save(folder / "model")
-        return {}
-
-    inputs = [job.demonstrations]
-    one = job.run.stage(
-        "stage1", {"config": first.to_json(), "steps": part.stage1_steps, **shared}, inputs, reconstruct
-    )
-    two = job.run.stage(
-        "stage2", {"config": second.to_json(), "steps": part.stage2_steps, **shared}, [*inputs, one], generate
-    )
-    return job.run.stage("wristworld", {}, [one, two], join)
-
-
-def _train_baseline(job: MainJob, name: str, wristworld: Finished) -> Finished:
-    """Train one of the generators that the world model is compared with, on the same paired share."""
-    from worldmodel.baselines import train_generator
-
-    part, options, where = job.suite.world_model, job.options, jobs.device()
+    part, settings = job.suite.world_model, job.training_settings()
+    config: Stage1Config = getattr(Stage1Config, part.scale)()
 
     def work(folder: Path) -> dict[str, Any]:
-        generator = jobs.load_generator(str(wristworld.directory / "model"), where)
-        clips = ClipDataset(job.datasets["training"], length=1, stride=part.stride, episodes=job.paired)
-        train_generator(
-            name, clips, generator, folder / "model", seed=options.seed, device=where, progress=options.progress
-        )
+        train_stage1(job.paired_clips(), config, folder, steps=part.stage1_steps, **settings)
         return {}
 
-    return job.run.stage(
-        name, {"paired": list(job.paired), "seed": options.seed}, [job.demonstrations, wristworld], work
-    )
+    identity = {"config": config.to_json(), "steps": part.stage1_steps, **job.paired_identity()}
+    return job.run.stage("stage1", identity, [job.demonstrations], work)
+
+
+def _train_generator(job: MainJob, name: str, stage1: Finished) -> Finished:
+    """Train stage 2, or one of the generators that it is compared with, on the paired share alone."""
+    from worldmodel.baselines import generator_kind
+    from worldmodel.stage1 import Stage1
+    from worldmodel.stage2_config import Stage2Config
+
+    part, settings = job.suite.world_model, job.training_settings()
+    config: Stage2Config = getattr(Stage2Config, part.scale)()
+
+    def work(folder: Path) -> dict[str, Any]:
+        reconstruction = Stage1.load(stage1.directory, jobs.device())
+        generator_kind(name).train(
+            job.paired_clips(hop=1), reconstruction, config, folder, steps=part.stage2_steps,
+            data_hash=job.hashes["training"], **settings,
+        )  # fmt: skip
+        return {}
+
+    identity = {"config": config.to_json(), "steps": part.stage2_steps, **job.paired_identity()}
+    return job.run.stage(name, identity, [job.demonstrations, stage1], work)
 
 
 def _generate(job: MainJob, generator: Finished) -> Finished:
     """Generate the wrist views that are missing, and those of the validation episodes, which are then scored."""
-    where, model = jobs.device(), str(generator.directory / "model")
+    where, model = jobs.device(), str(generator.directory)
     wanted = {
         "training": [episode.id for episode in job.datasets["training"].episodes if episode.id not in job.paired],
         "validation": [episode.id for episode in job.datasets["validation"].episodes],
@@ -332,7 +340,7 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
 def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristworld: Finished | None) -> Finished:
     """Roll every policy out on the same chains, all arms and seeds from one queue."""
     part, options = job.suite.rollout, job.options
-    generator = None if wristworld is None else GeneratorSource(str(wristworld.directory / "model"))
+    generator = None if wristworld is None else GeneratorSource.trained(wristworld.directory)
     arms = {arm.name: arm for arm in job.arms}
     queue = [
         Job(PolicySource(str(stage.directory)), name, seed, arms[name].test,
@@ -393,18 +401,13 @@ def run_suite(suite: Suite, out: Path, options: Options, say: Callable[[str], ob
     _fits(suite, options)
     with RunFolder(out, say).locked() as run:
         job = MainJob(suite, run, options)
-        needed = suite.generators
-        wristworld = _train_world_model(job) if needed else None
-        generators = {
-            name: wristworld if name == WRISTWORLD else _train_baseline(job, name, wristworld)
-            for name in ((WRISTWORLD, *needed) if needed else ())
-            if wristworld is not None
-        }
-        generated = {name: _generate(job, stage) for name, stage in generators.items() if name in needed}
+        stage1 = _reconstruct(job) if suite.generators else None
+        generators = {name: _train_generator(job, name, stage1) for name in suite.generators if stage1 is not None}
+        generated = {name: _generate(job, stage) for name, stage in generators.items()}
         video = _score_video(job, generated).outputs if generated else {}
         policies = _train_policies(job, generated)
-        looped = wristworld if any(arm.test == "generated" for arm in job.arms) else None
-        rollout = _roll_out(job, policies, looped)
+        looped = any(arm.test == "generated" for arm in job.arms)
+        rollout = _roll_out(job, policies, generators[WRISTWORLD] if looped else None)
         record = _write_record(job, rollout, video)
         page = write_report(record, _gallery(job, generated.get(WRISTWORLD)), out)[-1]
         return {**record, "report": str(page)}
@@ -420,9 +423,9 @@ def _fits(suite: Suite, options: Options) -> None:
         for split in SPLITS:
             CalvinDataset(options.dataset, split)
     if options.assets is not None:
-        from bench.calvin.assets import find_assets
+        from bench.calvin.assets import data_folder
 
-        find_assets(options.assets)
+        data_folder(options.assets)
 
 
 def _write_record(job: MainJob, rollout: Finished, video: Mapping[str, Any]) -> dict[str, Any]:

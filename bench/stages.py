@@ -161,7 +161,12 @@ class RunFolder:
     def _prove(self, plan: _Plan, outputs: Mapping[str, Any], seconds: float) -> Finished:
         """Write the proof that the stage is whole."""
         wanted, seconds = plan.wanted, round(seconds, 2)
-        record = {"name": wanted.name, "key": plan.key, "config": dict(wanted.config), "outputs": dict(outputs)}
+        record: dict[str, Any] = {
+            "name": wanted.name,
+            "key": plan.key,
+            "config": dict(wanted.config),
+            "outputs": dict(outputs),
+        }
         record |= {"seconds": seconds, "inputs": {stage.name: stage.key for stage in wanted.inputs}}
         atomic.write_json(plan.directory / "stage.json", record)
         return Finished(wanted.name, plan.key, plan.directory, dict(outputs), seconds, reused=False)

@@ -140,10 +140,10 @@ class GeneratorSource:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def wrist_world(cls, stage1: Path, stage2: Path, device: str = "cpu") -> GeneratorSource:
-        """Return the recipe of a trained world model."""
-        folders = {"stage1": str(stage1.resolve()), "stage2": str(stage2.resolve())}
-        return cls("worldmodel.wristworld:WristWorld.load", {**folders, "device": device})
+    def trained(cls, folder: Path, device: str = "cpu") -> GeneratorSource:
+        """Return the recipe of a trained generator: a folder that ``worldmodel.baselines`` can load."""
+        options = {"directory": str(folder.resolve()), "device": device}
+        return cls("worldmodel.baselines:load_generator", options)
 
     def load(self) -> WristGenerator:
         """Build the generator here, in this process."""
@@ -172,11 +172,11 @@ def check_fit(spec: PolicySpec, arm: str, available: tuple[str, ...]) -> None:
 
 
 def folder_hash(folder: Path) -> str:
-    """Return a hash over the names and contents of a checkpoint's files."""
+    """Return a hash over the names and contents of a checkpoint's files, those in its subfolders included."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
-            digest.update(path.name.encode() + b"\0")
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
             with path.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]

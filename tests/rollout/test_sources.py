@@ -44,7 +44,7 @@ def test_checkpoint_is_known_by_its_content(tmp_path: Path) -> None:
         (folder / "weights.safetensors").write_bytes(b"w" * 1000)
     assert folder_hash(one) == folder_hash(two)
     assert PolicySource(str(one)).identity() == PolicySource(str(two)).identity()
-    generators = [GeneratorSource.wrist_world(folder, folder) for folder in (one, two)]
+    generators = [GeneratorSource.trained(folder) for folder in (one, two)]
     assert generators[0].identity() == generators[1].identity()
     (two / "weights.safetensors").write_bytes(b"w" * 999 + b"v")
     assert PolicySource(str(one)).identity() != PolicySource(str(two)).identity()
