@@ -192,7 +192,7 @@ class _Run:
             self.elapsed, before = self.elapsed + now - before, now
             if "depth" in losses:
                 self.latest["depth"] = float(losses["depth"].detach())
-            if self.step % LOG_EVERY == 0 or self.step == steps:
+            if self.step % LOG_EVERY == 0 or self._progress(steps) >= 1:
                 self._log(total, losses, steps)
             if now - saved > SAVE_SECONDS:
                 self.save(optimizer)
