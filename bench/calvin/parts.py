@@ -16,7 +16,9 @@ import pybullet
 from numpy.typing import NDArray
 
 from bench.calvin import meshes, textures
+from bench.calvin.mesh_files import load_mesh
 from bench.calvin.meshes import Mesh
+from bench.calvin.thinning import LEVELS
 from bench.calvin.urdf_shapes import visual_shapes
 from bench.errors import UserError
 
@@ -67,14 +69,14 @@ def _shape_levels(
     kind: int, dimensions: tuple[float, float, float], filename: str, *, radial: bool
 ) -> tuple[Mesh, ...]:
     if kind == pybullet.GEOM_BOX:
-        return (meshes.box(dimensions, radial=radial),) * len(meshes.LEVELS)
+        return (meshes.box(dimensions, radial=radial),) * len(LEVELS)
     if kind == pybullet.GEOM_CYLINDER:
-        return (meshes.cylinder(dimensions[1], dimensions[0], radial=radial),) * len(meshes.LEVELS)
+        return (meshes.cylinder(dimensions[1], dimensions[0], radial=radial),) * len(LEVELS)
     if kind == pybullet.GEOM_SPHERE:
-        return (meshes.sphere(dimensions[0]),) * len(meshes.LEVELS)
+        return (meshes.sphere(dimensions[0]),) * len(LEVELS)
     if kind == pybullet.GEOM_MESH:
         path = Path(filename).resolve()
-        return tuple(meshes.scaled(meshes.load_mesh(path, target), dimensions) for target in meshes.LEVELS)
+        return tuple(meshes.scaled(load_mesh(path, target), dimensions) for target in LEVELS)
     raise UserError(f"visual shape: expected a box, cylinder, sphere or mesh file, got PyBullet's kind {kind}")
 
 

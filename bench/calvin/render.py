@@ -16,11 +16,12 @@ import numpy as np
 import pybullet
 from numpy.typing import NDArray
 
-from bench.calvin import gl, meshes, shaders, textures
+from bench.calvin import gl, shaders, textures
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
 from bench.calvin.meshes import Mesh
 from bench.calvin.parts import PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
+from bench.calvin.thinning import LEVELS
 from bench.errors import UserError
 
 VERTEX = np.dtype([("position", "f4", 3), ("normal", "f4", 3), ("uv", "f4", 2), ("colour_and_object", "u1", 4)])
@@ -200,7 +201,7 @@ class GlRenderer:
     def _upload(self) -> None:
         context = self._context
         self._programs = _programs(context)
-        levels = range(len(meshes.LEVELS))
+        levels = range(len(LEVELS))
         vertices, corners, ranges = pack(
             [part.levels[level] for level in levels for part in self.parts], [row for _ in levels for row in self._rows]
         )

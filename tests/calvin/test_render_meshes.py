@@ -8,7 +8,7 @@ import numpy as np
 import pybullet_data
 import pytest
 
-from bench.calvin import meshes, textures
+from bench.calvin import mesh_files, meshes, textures, thinning
 from bench.errors import UserError
 
 PANDA = Path(pybullet_data.getDataPath()) / "franka_panda" / "meshes" / "visual"
@@ -17,7 +17,7 @@ PANDA = Path(pybullet_data.getDataPath()) / "franka_panda" / "meshes" / "visual"
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    meshes.load_mesh.cache_clear()
+    mesh_files.load_mesh.cache_clear()
 
 
 def _silhouette(mesh: meshes.Mesh, axis: int, low: np.ndarray, span: float, size: int = 100) -> np.ndarray:
@@ -35,12 +35,12 @@ def _silhouette(mesh: meshes.Mesh, axis: int, low: np.ndarray, span: float, size
 
 @pytest.mark.parametrize("link", ["link1", "link4", "hand"])
 def test_thinned_links_keep_their_silhouette(link):
-    whole = meshes.read_obj(PANDA / f"{link}.obj")
-    fine = meshes.load_mesh(PANDA / f"{link}.obj")
-    coarse = meshes.load_mesh(PANDA / f"{link}.obj", meshes.COARSE)
+    whole = mesh_files.read_obj(PANDA / f"{link}.obj")
+    fine = mesh_files.load_mesh(PANDA / f"{link}.obj")
+    coarse = mesh_files.load_mesh(PANDA / f"{link}.obj", thinning.COARSE)
     assert len(whole.triangles) > 5000
     assert len(fine.triangles) <= 600
-    assert len(coarse.triangles) <= meshes.COARSE
+    assert len(coarse.triangles) <= thinning.COARSE
     low, span = whole.position.min(axis=0), float(np.ptp(whole.position, axis=0).max())
     for axis in range(3):
         expected = _silhouette(whole, axis, low, span)
@@ -50,7 +50,7 @@ def test_thinned_links_keep_their_silhouette(link):
 
 
 def test_thinning_keeps_colours():
-    thin = meshes.load_mesh(PANDA / "hand.obj")
+    thin = mesh_files.load_mesh(PANDA / "hand.obj")
     shades = thin.colour.astype(int).max(axis=1)
     assert (shades > 230).any()
     assert (shades < 150).any()
@@ -58,13 +58,13 @@ def test_thinning_keeps_colours():
 
 
 def test_thinned_meshes_are_stored_and_a_broken_store_is_ignored(tmp_path):
-    first = meshes.load_mesh(PANDA / "link1.obj")
+    first = mesh_files.load_mesh(PANDA / "link1.obj")
     (stored,) = (tmp_path / "wristworld-bench" / "meshes").glob("*.npz")
-    meshes.load_mesh.cache_clear()
-    assert np.array_equal(meshes.load_mesh(PANDA / "link1.obj").position, first.position)
+    mesh_files.load_mesh.cache_clear()
+    assert np.array_equal(mesh_files.load_mesh(PANDA / "link1.obj").position, first.position)
     stored.write_bytes(b"half a file")
-    meshes.load_mesh.cache_clear()
-    assert np.array_equal(meshes.load_mesh(PANDA / "link1.obj").position, first.position)
+    mesh_files.load_mesh.cache_clear()
+    assert np.array_equal(mesh_files.load_mesh(PANDA / "link1.obj").position, first.position)
 
 
 def test_obj_polygons_textures_and_missing_normals(tmp_path):
@@ -72,7 +72,7 @@ def test_obj_polygons_textures_and_missing_normals(tmp_path):
     (tmp_path / "a.mtl").write_text("newmtl m\n\nKd 1 1 1\nmap_Kd a.png\n")
     text = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nf 1/1 2/2 3/3 4/4\n"
     (tmp_path / "a.obj").write_text(text)
-    mesh = meshes.read_obj(tmp_path / "a.obj")
+    mesh = mesh_files.read_obj(tmp_path / "a.obj")
     assert mesh.triangles.shape == (2, 3)
     assert len(mesh.position) == 4
     assert np.allclose(mesh.normal, [0, 0, 1])
@@ -85,14 +85,14 @@ def test_a_broken_obj_is_named(tmp_path, content):
     path = tmp_path / "broken.obj"
     path.write_text(content)
     with pytest.raises(UserError, match=r"broken\.obj"):
-        meshes.load_mesh(path)
+        mesh_files.load_mesh(path)
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match="obj"):
-        meshes.load_mesh(tmp_path / "a.dae")
+        mesh_files.load_mesh(tmp_path / "a.dae")
     with pytest.raises(UserError, match="does not exist"):
-        meshes.load_mesh(tmp_path / "a.obj")
+        mesh_files.load_mesh(tmp_path / "a.obj")
 
 
 @pytest.mark.parametrize(
