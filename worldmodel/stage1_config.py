@@ -120,9 +120,9 @@ class Stage1Config:
         )  # fmt: skip
         return cls(
             scale="tiny", vggt=size, pretrained="", tracks="simulator", tracks_grid=20, tracks_per_frame=64,
-            geometry_steps=120, steps=600, batch=16, learning_rate=1.5e-3, camera_learning_rate=1.5e-3,
+            geometry_steps=80, steps=600, batch=16, learning_rate=8e-4, camera_learning_rate=8e-4,
             weight_decay=0.01, train_aggregator=True, geometry_every=8, robust=0.1, recorded_points=True,
-            start_pose=True, jitter=0.1, ray_share=0.6, max_frames=4000, disc=2 / 84,
+            start_pose=True, warm_up=0.1, jitter=0.1, ray_share=0.6, max_frames=4000, disc=2 / 84,
         )  # fmt: skip
 
     @classmethod
