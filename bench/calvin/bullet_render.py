@@ -18,28 +18,30 @@ from bench.errors import UserError
 ViewMatrix = Callable[[], Sequence[float]]
 
 
+def load_egl(client: int) -> None:
+    """Make EGL the renderer of a PyBullet client; only bodies that are loaded afterwards are seen by it.
+
+    Raises:
+        UserError: this PyBullet has no EGL plugin, or EGL cannot start.
+    """
+    spec = importlib.util.find_spec("eglRenderer")
+    if spec is None or spec.origin is None:
+        raise UserError("renderer bullet-egl: this PyBullet has no EGL plugin; use --renderer gl or bullet-tiny")
+    if pybullet.loadPlugin(spec.origin, "_eglRendererPlugin", physicsClientId=client) < 0:
+        raise UserError("renderer bullet-egl: EGL could not start; install libegl1 and Mesa or use bullet-tiny")
+
+
 class BulletRenderer:
-    """Draws the views of one PyBullet client with the client's renderer.
+    """Draws the views of one PyBullet client with the client's renderer: TinyRenderer, or EGL after ``load_egl``.
 
     Args:
         client: PyBullet client id.
         view_matrices: camera name -> function that gives the OpenGL view matrix now.
-        egl: load PyBullet's EGL plugin into the client; otherwise TinyRenderer draws.
     """
 
-    def __init__(self, client: int, view_matrices: Mapping[str, ViewMatrix], *, egl: bool) -> None:
+    def __init__(self, client: int, view_matrices: Mapping[str, ViewMatrix]) -> None:
         self._client = client
         self._view_matrices = view_matrices
-        if egl:
-            self._load_egl()
-
-    def _load_egl(self) -> None:
-        spec = importlib.util.find_spec("eglRenderer")
-        if spec is None or spec.origin is None:
-            raise UserError("renderer bullet-egl: this PyBullet has no EGL plugin; use --renderer gl or bullet-tiny")
-        plugin = pybullet.loadPlugin(spec.origin, "_eglRendererPlugin", physicsClientId=self._client)
-        if plugin < 0:
-            raise UserError("renderer bullet-egl: EGL could not start; install libegl1 and Mesa or use bullet-tiny")
 
     def draw(self, names: Iterable[str], depth: bool = False) -> dict[str, np.ndarray]:
         """Draw the named cameras.

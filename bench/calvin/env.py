@@ -20,6 +20,7 @@ import numpy as np
 
 from bench.calvin.assets import calvin_files
 from bench.calvin.builtin import builtin_files
+from bench.calvin.bullet_render import BulletRenderer, load_egl
 from bench.calvin.camera import CAMERAS, gripper_view_matrix, static_view_matrix
 from bench.calvin.robot import ROBOT_OBS_SIZE, check_action, check_robot_obs
 from bench.calvin.scene import SceneSpec, scene_named
@@ -78,7 +79,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         self.render_mode = render_mode
         self.depth = depth
         files = builtin_files(self.scene) if self.assets is None else calvin_files(self.assets, self.scene)
-        self.world = World(self.scene, files, led_button)
+        self.world = World(self.scene, files, led_button, load_egl if renderer == "bullet-egl" else None)
         self.observation_space = _observation_space(depth)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
         self._start: WorldState | None = None
@@ -184,13 +185,11 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
             from bench.calvin.render import GlRenderer
 
             return GlRenderer(self.world.client, self.scene, self.assets), wanted
-        from bench.calvin.bullet_render import BulletRenderer
-
         matrices = {
             "static": static_view_matrix,
             "gripper": lambda: gripper_view_matrix(self.world.robot.camera()),
         }
-        return BulletRenderer(self.world.client, matrices, egl=wanted == "bullet-egl"), wanted
+        return BulletRenderer(self.world.client, matrices), wanted
 
     def state(self) -> WorldState:
         """Return the world as tasks are judged by it."""

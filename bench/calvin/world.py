@@ -16,6 +16,7 @@ ways out, chosen by ``WorldFiles.original``:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,12 @@ def check_scene_obs(scene_obs: Any, scene: SceneSpec) -> np.ndarray:
 class World:
     """The simulator behind an environment.
 
+    Args:
+        scene: numbers of the play table.
+        files: what is loaded.
+        led_button: see ``bench.calvin.table.LED_BUTTONS``.
+        prepare: called with the PyBullet client before anything is loaded.
+
     Attributes:
         client: PyBullet client id.
         scene: numbers of the play table.
@@ -71,10 +78,19 @@ class World:
         plane: body id of the ground.
     """
 
-    def __init__(self, scene: SceneSpec, files: WorldFiles, led_button: str) -> None:
+    def __init__(
+        self,
+        scene: SceneSpec,
+        files: WorldFiles,
+        led_button: str,
+        prepare: Callable[[int], None] | None = None,
+    ) -> None:
         self.scene = scene
         self.files = files
-        self.client = pybullet.connect(pybullet.DIRECT)
+        # The size is that of the EGL plugin's window, as calvin_env sets it; without the plugin it says nothing.
+        self.client = pybullet.connect(pybullet.DIRECT, options="--width=200 --height=200")
+        if prepare is not None:
+            prepare(self.client)
         self.robot = Robot(self.client, files.robot)
         self.table = Table(self.client, files.table, files.scaling, led_button)
         self.blocks: dict[str, int] = {}

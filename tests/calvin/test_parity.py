@@ -141,3 +141,25 @@ def test_making_an_environment_imports_neither_torch_nor_ray() -> None:
         "assert not {'torch', 'ray', 'matplotlib'} & set(sys.modules), 'heavy imports'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.shared
+def test_egl_pictures_are_the_originals(shared: Path) -> None:
+    """In a process of its own, as the plug-in lives in the whole process; a GPU may round other than llvmpipe did."""
+    trajectories = shared / "calvin/ref/trajectories"
+    code = f"""
+import numpy as np
+from PIL import Image
+from bench.calvin.env import CalvinEnv
+env = CalvinEnv("D", assets={str(shared / "calvin/env_data")!r}, renderer="bullet-egl")
+data = np.load({str(trajectories / "seed01.npz")!r})
+views = env.reset(options={{"robot_obs": data["init_robot_obs"], "scene_obs": data["init_scene_obs"]}})[0]["rgb_obs"]
+for name, view in views.items():
+    expected = np.asarray(Image.open({str(trajectories)!r} + f"/seed01_t00_{{name}}_egl.png").convert("RGB"))
+    assert np.abs(expected.astype(int) - view).mean() < 2, name
+env.close()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if "EGL could not start" in result.stderr or "no EGL plugin" in result.stderr:
+        pytest.skip("no EGL here")
+    assert result.returncode == 0, result.stderr
