@@ -15,10 +15,10 @@ from torch import Tensor, nn
 def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, 3, stride, 1),
-        nn.GroupNorm(min(8, after), after),
+        nn.GroupNorm(4, after),
         nn.SiLU(),
         nn.Conv2d(after, after, 3, 1, 1),
-        nn.GroupNorm(min(8, after), after),
+        nn.GroupNorm(4, after),
         nn.SiLU(),
     )
 
@@ -26,7 +26,7 @@ def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:
 class UNet(nn.Module):
     """Condition map and anchor in, wrist frame out."""
 
-    def __init__(self, width: int = 24, levels: int = 4) -> None:
+    def __init__(self, width: int = 12, levels: int = 4) -> None:
         """Build it.
 
         Args:

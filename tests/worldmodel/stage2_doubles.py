@@ -47,6 +47,13 @@ def scene(length: int = 7, episode: str = "a", start: int = 0, wrist: bool = Tru
     return Clip(views, episode=episode, start=start)
 
 
+def shaded(episode: str, seed: int) -> Clip:
+    """Six frames of one shade each, the wrist view the anchor's negative: learnt in seconds."""
+    shade = np.random.default_rng(seed).integers(20, 236, size=(6, 1, 1, 1), dtype=np.uint8)
+    anchor = np.broadcast_to(shade, (6, 24, 24, 3)).copy()
+    return Clip({"anchor": anchor, "wrist": 255 - anchor[:, :20, :20]}, episode=episode)
+
+
 class Clips:
     """A list of clips as a ``ClipSource``."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stage2_doubles import Clips, FlippedAnchor, scene, small_config
+from stage2_doubles import Clips, FlippedAnchor, scene, shaded, small_config
 
 from worldmodel import baselines, wristworld
 from worldmodel.api import WorldModelError, WristGenerator
@@ -72,9 +72,9 @@ def test_the_projection_is_the_condition_map(tmp_path: Path) -> None:
 
 def test_pix2pix_learns_from_the_condition_map(tmp_path: Path) -> None:
     config = small_config(steps=40, batch_size=3, learning_rate=5e-3)
-    clips = Clips([scene(20, f"t{n}", start=n) for n in range(6)])
+    clips = Clips([shaded(f"t{n}", n) for n in range(20)])
     made = generator_kind("pix2pix").train(clips, FlippedAnchor(), config, tmp_path, progress=False)
-    held_out = scene(12, "v", start=99)
+    held_out = shaded("v", 99)
     truth = held_out.views["wrist"].astype(float)
     mean = np.mean([clip.views["wrist"].mean(axis=0) for clip in clips], axis=0)
     assert np.abs(made.generate(held_out).views["wrist"] - truth).mean() < 0.7 * np.abs(mean - truth).mean()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stage2_doubles import Clips, DiesAfter, FlippedAnchor, KilledError, scene, small_config, with_steps
+from stage2_doubles import Clips, DiesAfter, FlippedAnchor, KilledError, scene, shaded, small_config, with_steps
 
 from worldmodel import checkpoint
 from worldmodel.api import Camera, Clip, WorldModelError
@@ -286,14 +286,7 @@ def test_a_time_limit_ends_the_run_early(tmp_path: Path) -> None:
 
 def test_training_learns_what_the_condition_map_shows(tmp_path: Path) -> None:
     """After a few seconds the view is nearer to the truth than the mean image: position is read from the map."""
-    random = np.random.default_rng(0)
-
-    def clip(episode: str) -> Clip:
-        shade = random.integers(20, 236, size=(6, 1, 1, 1), dtype=np.uint8)
-        anchor = np.broadcast_to(shade, (6, 24, 24, 3)).copy()
-        return Clip({"anchor": anchor, "wrist": 255 - anchor[:, :20, :20]}, episode=episode)
-
-    clips, held_out = Clips([clip(f"t{n}") for n in range(20)]), clip("v")
+    clips, held_out = Clips([shaded(f"t{n}", n) for n in range(20)]), shaded("v", 99)
     model = train(tmp_path, clips, config=small_config(steps=250, batch_size=4, learning_rate=3e-3))
     truth = held_out.views["wrist"].astype(float)
     mean = np.mean([c.views["wrist"].mean(axis=0) for c in clips], axis=0)
