@@ -6,11 +6,23 @@ Blocks may lie or stand anywhere that a chain of tasks leaves them; a grasp is c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from bench.calvin.experts import parts
+from bench.calvin.experts.grasps import (
+    CABINET_FLOOR_Y,
+    Grasp,
+    choose_grasp,
+    grasps,
+    in_cabinet,
+    in_drawer,
+    on_table,
+    room,
+    wall,
+)
 from bench.calvin.experts.motion import (
     ACROSS,
     CABINET_Y,
@@ -25,89 +37,7 @@ from bench.calvin.experts.motion import (
 )
 from bench.calvin.scene import TABLE_TOP
 
-CABINET_FLOOR_Y = 0.02
-"""Blocks beyond this y lie in the cabinet."""
-DRAWER_BELOW = 0.42
-"""Blocks whose centre is lower lie in the drawer."""
-CABINET_TILT = 0.75
-"""The hand leans back this far, rad, to reach into the cabinet without touching its slope."""
-WIDEST = 0.06
-FINGERTIP = 0.055
-"""How far the outer side of an open finger is from the gripper's middle, metres."""
 ATTEMPTS = 3
-
-
-def in_cabinet(block: BlockPose) -> bool:
-    """Return whether a block lies in the cabinet."""
-    return bool(block.position[1] > CABINET_FLOOR_Y)
-
-
-def in_drawer(block: BlockPose) -> bool:
-    """Return whether a block lies in the drawer."""
-    return bool(block.position[2] < DRAWER_BELOW)
-
-
-def _yaws(block: BlockPose) -> Iterator[tuple[float, float, float]]:
-    """Yield (yaw, width between the fingers, direction of the fingers) of every grasp from above."""
-    for direction, width in block.sides():
-        if width > WIDEST:
-            continue
-        for turn in (-1, 0, 1):
-            yaw = direction - math.pi / 2 + turn * math.pi
-            if -0.6 < yaw < 3.5:
-                yield yaw, width, direction
-
-
-def _room(hand: Hand, name: str, block: BlockPose, direction: float) -> float:
-    """Return the distance between the open fingers and the nearest other block's surface, metres (at most 5 cm)."""
-    nearest = 0.05
-    for other in hand.world.blocks:
-        pose = hand.block(other)
-        if other == name or abs(pose.position[2] - block.position[2]) > 0.035:
-            continue
-        for side in (-1, 1):
-            finger = block.position[:2] + side * FINGERTIP * np.array([math.cos(direction), math.sin(direction)])
-            away = pose.position[:2] - finger
-            reach = pose.half_width(math.atan2(away[1], away[0]) + math.pi)
-            nearest = min(nearest, float(np.linalg.norm(away)) - reach - 0.012)
-    return nearest
-
-
-def _wall(block: BlockPose, direction: float) -> float:
-    """Return how much a hand with fingers along ``direction`` would run into cabinet or table edge, metres."""
-    across = abs(math.sin(direction))
-    if in_cabinet(block):
-        return 0.3 * across
-    if in_drawer(block):
-        return 0.05 * across
-    return max(0.0, float(block.position[1]) + 0.032 + 0.07 * across - 0.01) * 2
-
-
-def choose_grasp(hand: Hand, name: str) -> Pose:
-    """Return the pose in which to close the fingers on a block.
-
-    Raises:
-        ExpertFailed: no two faces of the block fit between the fingers.
-    """
-    block = hand.block(name)
-    best: tuple[float, float, float] | None = None
-    for yaw, width, direction in _yaws(block):
-        room = _room(hand, name, block, direction)
-        cost = 10 * _wall(block, direction) + 0.4 * (width > 0.05) + 0.08 * abs(yaw - hand.yaw)
-        cost += 40 * max(0.0, 0.01 - room)
-        if best is None or cost < best[0]:
-            best = cost, yaw, direction
-    if best is None:
-        raise ExpertFailed(f"{name}: no side narrower than {WIDEST} m lies flat")
-    yaw, tilt = best[1], 0.0
-    if in_cabinet(block):
-        # A hand turned far would touch door or wall; the closing fingers turn the block instead.
-        yaw = ACROSS + (yaw - ACROSS) / 2 if abs(yaw - ACROSS) < 0.6 else yaw
-        tilt = CABINET_TILT + hand.jitter(0.06)
-    elif not in_drawer(block) and block.position[1] > -0.06 and abs(math.sin(best[1])) > 0.8:
-        tilt = 0.15
-    x, y, z = (float(value) for value in block.position)
-    return Pose((x, y, z + max(0.0, block.height / 2 - 0.02)), yaw, tilt)
 
 
 def _approach(hand: Hand, pose: Pose) -> Motion:
@@ -151,6 +81,11 @@ def lift(name: str) -> Callable[[Hand], Motion]:
             yield from parts.uncover(hand, float(hand.block(name).position[0]))
         yield from grasp(hand, name)
         here = hand.pose_here()
+        block = hand.block(name)
+        under_edge = float(block.position[1]) + block.half_width(math.pi / 2) + 0.2
+        if in_drawer(block) and under_edge > 0.0:
+            here = here.moved(y=-under_edge, z=0.012)
+            yield from hand.to(here, pace=0.6)
         if inside:
             yield from hand.to(here.moved(y=-0.02, z=0.06), pace=0.8, close_to=0.006)
             yield from hand.through(here.moved(y=-0.1, z=0.09))
@@ -234,14 +169,10 @@ def open_half(hand: Hand) -> float:
     return (covered[1] + right) / 2 - 0.02
 
 
-def _on_table(block: BlockPose) -> bool:
-    return not in_cabinet(block) and abs(block.position[2] - block.height / 2 - TABLE_TOP) < 0.012
-
-
 def stack_block(hand: Hand) -> Motion:
     """Set the held block on top of another one that lies on the table."""
     name = _carried(hand)
-    others = [other for other in hand.world.blocks if other != name and _on_table(hand.block(other))]
+    others = [other for other in hand.world.blocks if other != name and on_table(hand.block(other))]
     if not others:
         raise ExpertFailed("no block lies on the table to stack upon")
     base = hand.block(min(others, key=lambda other: abs(hand.block(other).position[1] + 0.1)))
@@ -325,22 +256,20 @@ def rotate(name: str, sign: int) -> Callable[[Hand], Motion]:
         angle = sign * (1.3 + abs(hand.jitter(0.15)))
         block = hand.block(name)
         starts = [
-            (yaw, direction, width)
-            for direction, width in block.sides()
-            if width <= WIDEST
-            for yaw in (direction - math.pi / 2 + turn * math.pi / 1 for turn in (-1, 0, 1, 2))
-            if -1.25 < yaw < 3.5 and -1.25 < yaw + angle < 3.5
+            replace(one, yaw=one.yaw + turn)
+            for one in grasps(block)
+            for turn in (-math.pi, 0.0)
+            if not one.offset.any() and -1.25 < one.yaw + turn < 3.5 and -1.25 < one.yaw + turn + angle < 3.5
         ]
         if not starts:
             raise ExpertFailed(f"{name}: the wrist cannot turn that far")
 
-        def cost(start: tuple[float, float, float]) -> float:
-            yaw, direction, width = start
-            tight = 40 * max(0.0, 0.01 - _room(hand, name, block, direction))
-            return abs(yaw + angle / 2 - 1.2) * 0.2 + tight + 0.4 * (width > 0.05) + 10 * _wall(block, direction)
+        def cost(one: Grasp) -> float:
+            crowded = 40 * max(0.0, 0.01 - room(hand, name, block, one)) + 10 * wall(block, one.direction)
+            return abs(one.yaw + angle / 2 - 1.2) * 0.2 + crowded + 0.4 * (one.width > 0.05)
 
         yield from hand.retreat()
-        yaw = min(starts, key=cost)[0]
+        yaw = min(starts, key=cost).yaw
         hand.gripper = OPEN
         x, y, z = (float(value) for value in block.position)
         pose = Pose((x, y, z), yaw)

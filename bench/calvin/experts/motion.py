@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import pybullet
 from numpy.typing import NDArray
 
+from bench.calvin.bullet import pybullet
 from bench.calvin.robot import MAX_RELATIVE_POSITION, MAX_RELATIVE_ROTATION
 from bench.calvin.scene import SceneSpec
-from bench.calvin.state import ROBOT
 from bench.calvin.world import World
 
 Vector = NDArray[np.float64]
@@ -161,10 +160,6 @@ class Hand:
             if len(fingers & {9, 10}) and len(fingers & {11, 12}) and self.gripper == CLOSED:
                 return name
         return None
-
-    def touched(self, name: str) -> bool:
-        """Return whether the robot touches a block."""
-        return any(body == ROBOT for body, _ in self.world.state().blocks[name].contacts)
 
     def jitter(self, scale: float) -> float:
         """Return a draw within ±scale metres (or radians)."""

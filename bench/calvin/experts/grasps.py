@@ -1,0 +1,130 @@
+"""Where to take hold of a block: between which faces, and from where the fingers have room.
+
+Not here: any motion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.calvin.experts.motion import ACROSS, BlockPose, ExpertFailed, Hand, Pose, Vector
+from bench.calvin.scene import TABLE_TOP
+
+CABINET_FLOOR_Y = 0.02
+"""Blocks beyond this y lie in the cabinet."""
+DRAWER_BELOW = 0.42
+"""Blocks whose centre is lower lie in the drawer."""
+CABINET_TILT = 0.75
+"""The hand leans back this far, rad, to reach into the cabinet without touching its slope."""
+WIDEST = 0.06
+FINGERTIP = 0.055
+"""How far the outer side of an open finger is from the gripper's middle, metres."""
+FINGER_RADIUS = 0.012
+BUTTON_RADIUS = 0.04
+
+
+def in_cabinet(block: BlockPose) -> bool:
+    """Return whether a block lies in the cabinet."""
+    return bool(block.position[1] > CABINET_FLOOR_Y)
+
+
+def in_drawer(block: BlockPose) -> bool:
+    """Return whether a block lies in the drawer."""
+    return bool(block.position[2] < DRAWER_BELOW)
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """A way to close the fingers on a block from above.
+
+    Attributes:
+        yaw: of the hand.
+        width: what lies between the fingers, metres.
+        direction: of the line from finger to finger.
+        offset: x, y from the block's middle, metres: a long block may be taken nearer to one end.
+    """
+
+    yaw: float
+    width: float
+    direction: float
+    offset: Vector
+
+
+def grasps(block: BlockPose) -> Iterator[Grasp]:
+    """Yield every way to take a block from above that the wrist can reach."""
+    (side_a, length_a), (side_b, length_b) = block.sides()
+    for direction, width, along, length in ((side_a, length_a, side_b, length_b), (side_b, length_b, side_a, length_a)):
+        reach = length / 2 - 0.018
+        for turn in (-1, 0, 1):
+            yaw = direction - math.pi / 2 + turn * math.pi
+            if width > WIDEST or not -0.6 < yaw < 3.5:
+                continue
+            for shift in (0.0, reach, -reach):
+                yield Grasp(yaw, width, direction, shift * np.array([math.cos(along), math.sin(along)]))
+
+
+def room(hand: Hand, name: str, block: BlockPose, grasp: Grasp) -> float:
+    """Return the distance between the open fingers and the nearest other thing, metres (at most 5 cm)."""
+    nearest = 0.05
+    line = np.array([math.cos(grasp.direction), math.sin(grasp.direction)])
+    for finger in (block.position[:2] + grasp.offset + side * FINGERTIP * line for side in (-1, 1)):
+        if on_table(block):
+            nearest = min(nearest, math.dist(finger, hand.scene.button[:2]) - BUTTON_RADIUS - FINGER_RADIUS)
+        for other in hand.world.blocks:
+            pose = hand.block(other)
+            if other == name or abs(pose.position[2] - block.position[2]) > 0.035:
+                continue
+            away = pose.position[:2] - finger
+            reach = pose.half_width(math.atan2(away[1], away[0]))
+            nearest = min(nearest, float(np.linalg.norm(away)) - reach - FINGER_RADIUS)
+    return nearest
+
+
+def wall(block: BlockPose, direction: float) -> float:
+    """Return how much a hand with fingers along ``direction`` would run into cabinet or table edge, metres."""
+    across = abs(math.sin(direction))
+    if in_cabinet(block):
+        return 0.3 * across
+    if in_drawer(block):
+        return 0.05 * across
+    return max(0.0, float(block.position[1]) + 0.032 + 0.07 * across - 0.01) * 2
+
+
+def on_table(block: BlockPose) -> bool:
+    """Return whether a block lies on the table top itself."""
+    return not in_cabinet(block) and abs(block.position[2] - block.height / 2 - TABLE_TOP) < 0.012
+
+
+def choose_grasp(hand: Hand, name: str) -> Pose:
+    """Return the pose in which to close the fingers on a block.
+
+    Raises:
+        ExpertFailed: no two faces of the block fit between the fingers.
+    """
+    block = hand.block(name)
+
+    def cost(one: Grasp) -> float:
+        crowded = 40 * max(0.0, 0.01 - room(hand, name, block, one)) + 10 * wall(block, one.direction)
+        return (
+            crowded + 0.4 * (one.width > 0.05) + 0.08 * abs(one.yaw - hand.yaw) + 8 * float(np.linalg.norm(one.offset))
+        )
+
+    ways = list(grasps(block))
+    if not ways:
+        raise ExpertFailed(f"{name}: no side narrower than {WIDEST} m lies flat")
+    best = min(ways, key=cost)
+    yaw, tilt = best.yaw, 0.0
+    if in_cabinet(block):
+        # A hand turned far would touch door or wall; the closing fingers turn the block instead.
+        yaw = ACROSS + (yaw - ACROSS) / 2 if abs(yaw - ACROSS) < 0.6 else yaw
+        # Near its base the robot cannot lean that far.
+        tilt = CABINET_TILT - 0.3 * float(np.clip((-0.1 - block.position[0]) / 0.12, 0.0, 1.0)) + hand.jitter(0.06)
+    elif not in_drawer(block) and block.position[1] > -0.06 and abs(math.sin(best.yaw)) > 0.8:
+        tilt = 0.15
+    x, y = (float(value) for value in block.position[:2] + best.offset)
+    z = float(block.position[2])
+    return Pose((x, y, z + max(0.0, block.height / 2 - 0.02)), yaw, tilt)
