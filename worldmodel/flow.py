@@ -92,7 +92,8 @@ def euler_sample(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, con
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAINING_STEPS, shift=config.shift)
+    shift = config.shift if config.sampling_shift is None else config.sampling_shift
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAINING_STEPS, shift=shift)
     scheduler.set_timesteps(sigmas=np.linspace(1, 0, config.steps + 1)[:-1].tolist(), device=noise.device)
     latents = noise
     for timestep in scheduler.timesteps:

@@ -111,6 +111,7 @@ class FlowConfig:
 
     Attributes:
         shift: σ = shift u / (1 + (shift − 1) u) for training (u uniform) and for sampling (u evenly spaced).
+        sampling_shift: another shift for sampling alone; None for the same.
         steps: Euler steps of the sampler.
         guidance: scale of classifier-free guidance; 1 turns it off, and its second forward pass with it.
         anchor_dropout: share of training clips whose anchor tokens are replaced, which guidance needs.
@@ -120,6 +121,7 @@ class FlowConfig:
     """
 
     shift: float = 5.0
+    sampling_shift: float | None = None
     steps: int = 8
     guidance: float = 1.0
     anchor_dropout: float = 0.0
@@ -128,7 +130,7 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         """Refuse guidance without dropout, and numbers out of range."""
-        if self.steps < 1 or self.shift <= 0 or not 0 <= self.anchor_dropout < 1:
+        if self.steps < 1 or min(self.shift, self.sampling_shift or 1.0) <= 0 or not 0 <= self.anchor_dropout < 1:
             raise WorldModelError(
                 f"flow: expected steps >= 1, shift > 0, 0 <= anchor_dropout < 1; got {self.steps}, {self.shift}, "
                 f"{self.anchor_dropout}"
@@ -202,10 +204,11 @@ class Stage2Config:
     def tiny(cls) -> Stage2Config:
         """Return the scale that trains in about 100 s on two CPU cores.
 
-        So short a training learns only what high noise levels teach.  The large shift keeps training and sampling
-        there: samples come out smooth, near the mean of what is possible, where a smaller shift leaves noise in them.
+        So short a training does not learn to remove the last noise.  The large shift of the sampler keeps it at high
+        noise levels: samples come out smooth, near the mean of what is possible (1.5 dB of PSNR on CALVIN's debug
+        frames, against the shift of the training).
         """
-        return cls(flow=FlowConfig(shift=20.0, steps=6))
+        return cls(flow=FlowConfig(shift=5.0, sampling_shift=40.0, steps=6))
 
     @classmethod
     def small(cls) -> Stage2Config:

@@ -104,15 +104,19 @@ def test_euler_follows_a_straight_flow_exactly() -> None:
         assert torch.allclose(out, target, atol=1e-5)
 
 
-def test_the_sampler_visits_the_shifted_levels() -> None:
+@pytest.mark.parametrize(
+    ("config", "shift"),
+    [(FlowConfig(shift=5.0, steps=4), 5.0), (FlowConfig(shift=5.0, sampling_shift=20.0, steps=4), 20.0)],
+)
+def test_the_sampler_visits_the_shifted_levels(config: FlowConfig, shift: float) -> None:
     seen: list[float] = []
 
     def velocity(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         seen.append(float(sigma[0]))
         return torch.zeros_like(x)
 
-    euler_sample(velocity, torch.zeros(1, 1, 1, 2, 2), FlowConfig(shift=5.0, steps=4))
-    assert seen == pytest.approx([5 * u / (1 + 4 * u) for u in (1.0, 0.75, 0.5, 0.25)], abs=1e-5)
+    euler_sample(velocity, torch.zeros(1, 1, 1, 2, 2), config)
+    assert seen == pytest.approx([shift * u / (1 + (shift - 1) * u) for u in (1.0, 0.75, 0.5, 0.25)], abs=1e-5)
 
 
 def test_guidance_moves_away_from_the_null_context(tmp_path: Path) -> None:
