@@ -18,10 +18,14 @@ from bench.data.clips import split_paired
 from bench.data.episode import Episode
 from bench.errors import UserError
 from bench.suite import Arm
+from policies.api import ANCHOR, WRIST
 from policies.data import PolicyArrays, resize_frames
 
+ANCHOR_SIZE, WRIST_SIZE = (200, 200), (84, 84)
+"""Height and width of CALVIN's cameras; what a policy of these arms must be shown at test."""
+
 WristSource = Literal["real", "generated", "absent"]
-STATIC, GRIPPER = "rgb_static", "rgb_gripper"
+STATIC, GRIPPER, EXECUTED = "rgb_static", "rgb_gripper", "executed_actions"
 
 
 class GeneratedWrist(Protocol):
@@ -87,7 +91,6 @@ def training_arrays(
     plan: WristPlan,
     generated: GeneratedWrist | None,
     sizes: tuple[int, int],
-    labels: str = "rel_actions",
 ) -> PolicyArrays:
     """Read the language windows of a data set as one arm sees them.
 
@@ -96,7 +99,8 @@ def training_arrays(
         plan: the arm's wrist sources; an episode that it does not name has an absent wrist view.
         generated: the overlay, where the plan needs one.
         sizes: side of the anchor and of the wrist image that the network reads, in pixels.
-        labels: key of the relative actions.
+
+    Labels are the actions that were executed, where the recording has them, else CALVIN's ``rel_actions``.
 
     Raises:
         UserError: the data set has no language windows, or the plan needs an overlay that is not there.
@@ -105,6 +109,7 @@ def training_arrays(
         raise UserError(
             f"{dataset.directory}: no language windows, policies need them; give a data set with lang_annotations"
         )
+    labels = EXECUTED if EXECUTED in dataset.episodes[0].keys else "rel_actions"
     anchor_parts, wrist_parts, present_parts, action_parts, proprio_parts = [], [], [], [], []
     windows, window_sentence, window_task, sentences = [], [], [], {}  # type: ignore[var-annotated]
     offset = 0
@@ -141,6 +146,7 @@ def training_arrays(
         sentences=tuple(sentences),
         window_task=tuple(window_task),
         proprio=np.concatenate(proprio_parts),
+        view_sizes={ANCHOR: ANCHOR_SIZE, WRIST: WRIST_SIZE},
     )
 
 

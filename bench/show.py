@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+TERMINAL_COLUMNS = ("arm", "length", "95 %", "1/5", "2/5", "3/5", "4/5", "5/5", "chains")
+"""Heads of ``tables.ARM_COLUMNS`` that fit 80 characters."""
 
 
 def _record(console: Console, record: Mapping[str, Any]) -> None:
     from bench.report import tables
 
-    table = Table(*tables.ARM_COLUMNS, title=escape(record["name"]))
+    console.print(
+        f"{escape(record['name'])}: average length (0–5), % of chains that solved 1, 2, … 5 subtasks in a row"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in TERMINAL_COLUMNS:
+        table.add_column(column, no_wrap=True, justify="left" if column == "arm" else "right")
     for row in tables.arm_rows(record):
-        table.add_row(*row)
+        table.add_row(*(cell.removesuffix(" %") for cell in row))
     console.print(table)
     for line in tables.closure_lines(record):
         console.print(escape(line.replace("`", "")))

@@ -10,8 +10,8 @@ import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-import pybullet
 
+from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS
 from bench.errors import UserError
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import pybullet
 from scipy.spatial.transform import Rotation
 
+from bench.calvin.bullet import pybullet
 from bench.errors import UserError
 
 

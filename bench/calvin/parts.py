@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pybullet
 from numpy.typing import NDArray
 
 from bench.calvin import meshes, textures
+from bench.calvin.bullet import pybullet
 from bench.calvin.mesh_files import load_mesh
 from bench.calvin.meshes import Mesh
 from bench.calvin.thinning import LEVELS

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pybullet
+from bench.calvin.bullet import pybullet
 
 Pose = tuple[tuple[float, float, float], tuple[float, float, float, float]]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pybullet
 
+from bench.calvin.bullet import pybullet
 from bench.calvin.scene import ARM_REST, ROBOT_BASE
 from bench.errors import UserError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pybullet
 
+from bench.calvin.bullet import pybullet
 from bench.calvin.scene import LIGHT_COLOURS
 
 LED_BUTTONS = ("main", "pinned")

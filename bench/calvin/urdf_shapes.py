@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pybullet
 
+from bench.calvin.bullet import pybullet
 from bench.errors import UserError
 
 Colour = tuple[float, float, float, float]

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pybullet
 
 from bench.calvin.assets import WorldFiles
+from bench.calvin.bullet import pybullet, silence
 from bench.calvin.rewind import Pose, rewind
 from bench.calvin.robot import Robot, checked_numbers
 from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SWITCH_RANGE, SceneSpec
@@ -88,7 +88,8 @@ class World:
         self.scene = scene
         self.files = files
         # The size is that of the EGL plugin's window, as calvin_env sets it; without the plugin it says nothing.
-        self.client = pybullet.connect(pybullet.DIRECT, options="--width=200 --height=200")
+        with silence():
+            self.client = pybullet.connect(pybullet.DIRECT, options="--width=200 --height=200")
         if prepare is not None:
             prepare(self.client)
         self.robot = Robot(self.client, files.robot)
