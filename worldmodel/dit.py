@@ -145,12 +145,9 @@ class WristDenoiser(nn.Module):
         self.context_length = wanted.text_tokens
         self.precondition = config.flow.precondition
         self.register_buffer("spread", torch.ones(channels))
+        # Learned, at every scale: the release holds the text encoder's embeddings of one fixed prompt here.
         self.text = nn.Parameter(0.02 * torch.randn(wanted.text_tokens, token_dim))
         self.null = nn.Parameter(0.02 * torch.randn(wanted.text_tokens, token_dim))
-        if wanted.source:
-            # With a trained transformer these hold a fixed prompt's embeddings, see text_context.
-            self.text.requires_grad_(False)
-            self.null.requires_grad_(False)
 
     def context(self, anchors: Tensor) -> Tensor:
         """Return the context (B, L, D): text, its tail replaced by the tokens of anchors (B, T, V, 3, S, S)."""

@@ -85,7 +85,8 @@ class TransformerConfig:
         freq_dim: channels of the sinusoidal time embedding.
         token_dim: channels of the context tokens.
         patch: latent pixels (time, height, width) per token.
-        text_tokens: learned context tokens standing where the text would (no text model at small scales).
+        text_tokens: learned context tokens standing where the text would (the context's length, if longer than the
+            anchor tokens).
     """
 
     source: str = ""
@@ -151,7 +152,6 @@ class TrainingConfig:
         gradient_clip: largest gradient norm.
         ema_decay: of the weights that are sampled with; 0 turns the average off.
         save_every_s: seconds between two resumable states.
-        lora_rank: rank of the LoRA on attention and feed-forward layers of a pretrained transformer; 0 trains it all.
         mixed_precision: run the transformer in bfloat16 (CUDA only).
     """
 
@@ -162,7 +162,6 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     ema_decay: float = 0.995
     save_every_s: float = 30.0
-    lora_rank: int = 0
     mixed_precision: bool = False
 
 
@@ -232,8 +231,8 @@ class Stage2Config:
     def paper(cls) -> Stage2Config:
         """Return the paper's scale: Wan2.1-T2V-1.3B, its autoencoder, CLIP ViT-H/14, 81 frames of 480 × 832.
 
-        Numbers: ``notes`` of the paper's release, stage 2 (learning rate, LoRA rank, dropout of the MLP, shift,
-        guidance and steps are the release's defaults; steps, batch size and dropout of the anchor are not published).
+        Learning rate, shift, guidance, sampler steps and context length are the release's; training steps, batch size
+        and dropout of the anchor are not published.  The release's text encoder and its LoRA are not used here.
         """
         wan = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
         return cls(
@@ -248,12 +247,12 @@ class Stage2Config:
                 width=1280,
                 hidden=2048,
             ),
-            transformer=TransformerConfig(source=wan, subfolder="transformer", token_dim=4096, text_tokens=350),
+            transformer=TransformerConfig(source=wan, subfolder="transformer", token_dim=4096, text_tokens=512),
             flow=FlowConfig(
                 shift=5.0, steps=50, guidance=5.0, anchor_dropout=0.1, weighting="bell", precondition=False
             ),
             training=TrainingConfig(
-                steps=20_000, batch_size=1, learning_rate=1e-5, ema_decay=0.0, lora_rank=0, mixed_precision=True
+                steps=20_000, batch_size=1, learning_rate=1e-5, ema_decay=0.0, mixed_precision=True
             ),
         )
 
