@@ -177,6 +177,16 @@ def test_tasks_come_up_evenly(env: CalvinEnv) -> None:
     assert sorted(seen) == sorted(wanted * 3)
 
 
+def test_both_cameras_are_recorded_when_asked_for(env: CalvinEnv) -> None:
+    one = demonstrate(env, "turn_on_led", np.random.default_rng(4), render=True)
+    assert one is not None
+    assert one.rgb_static is not None
+    assert one.rgb_gripper is not None
+    assert one.rgb_static.shape == (len(one) + 1, 200, 200, 3)
+    assert one.rgb_gripper.shape == (len(one) + 1, 84, 84, 3)
+    assert (one.rgb_gripper[0] != one.rgb_gripper[-1]).any()
+
+
 def test_a_demonstration_refuses_arrays_that_do_not_belong_together() -> None:
     with pytest.raises(ValueError, match="expected"):
         Demonstration("open_drawer", "", "D", np.zeros((3, 7)), np.zeros((3, 15)), np.zeros((4, 24)), 0)
