@@ -83,7 +83,8 @@ class ArmSummary:
 
     Attributes:
         average_length: mean number of subtasks solved in a row, 0..5.
-        interval: 95 % of it, over chains and, with two seeds or more, over seeds too.
+        interval: 95 % of it, over chains and, with two seeds or more, over seeds too; where all chains scored the
+            same, the sum of the shares' Wilson bounds.
         chain_success: share of chains with at least 1..5 subtasks solved.
         chain_success_intervals: 95 % each: Wilson's for one seed, bootstrapped like ``interval`` for more.
         tasks: by task, how often it came up and was solved.
@@ -151,7 +152,7 @@ def summarise(
     total, score = len(rows) + missing, float(solved.sum())
     return ArmSummary(
         average_length=score / len(rows),
-        interval=percentile_interval(sample[:, 0]) if sample is not None else (0.0, float(CHAIN_LENGTH)),
+        interval=_length_interval(solved, sample),
         chain_success=tuple(chain_success),
         chain_success_intervals=tuple(share_intervals),
         tasks=task_rates(rows),
@@ -161,6 +162,20 @@ def summarise(
         missing=missing,
         bounds=(score / total, (score + CHAIN_LENGTH * missing) / total),
     )
+
+
+def _length_interval(solved: np.ndarray, sample: np.ndarray | None) -> tuple[float, float]:
+    """Return 95 % of the average length.
+
+    Where every chain scored the same, resampling finds nothing to vary and would claim certainty from a dozen chains;
+    the sum of the five shares' Wilson bounds is wide, but true.
+    """
+    if sample is None:
+        return (0.0, float(CHAIN_LENGTH))
+    if solved.min() < solved.max():
+        return percentile_interval(sample[:, 0])
+    shares = [wilson(int((solved >= least).sum()), len(solved)) for least in range(1, CHAIN_LENGTH + 1)]
+    return (sum(low for low, _ in shares), sum(high for _, high in shares))
 
 
 def task_rates(rows: Iterable[ChainRow], names: Mapping[str, str] | None = None) -> dict[str, Rate]:

@@ -35,6 +35,7 @@ def average_length(record: Mapping[str, Any], path: Path) -> None:
         if all(share is not None for share in arm["chain_success"]):
             right.plot(range(1, 6), [100 * share for share in arm["chain_success"]], "o-", color=colour, label=name)
     left.set_xticks(range(len(arms)), list(arms))
+    left.set_ylim(0, max(0.5, 1.05 * left.get_ylim()[1]))
     left.set_ylabel("average length (0 … 5)")
     left.set_title("95 % interval over chains and seeds", fontsize=9)
     right.set_xticks(range(1, 6), [f"{i}/5" for i in range(1, 6)])

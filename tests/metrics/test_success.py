@@ -125,3 +125,12 @@ def test_summary_is_plain_json() -> None:
     plain = summary.to_json()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["tasks"]["a"]["attempts"] == 3
+
+
+@pytest.mark.parametrize("score", [0, 2, 5])
+def test_a_dozen_equal_scores_are_no_certainty(score: int) -> None:
+    low, high = summarise(rows([score] * 12)).interval
+    assert low <= score <= high
+    assert high - low > 0.9
+    wider = summarise(rows([score] * 1000)).interval
+    assert wider[1] - wider[0] < 0.03
