@@ -130,9 +130,13 @@ def _parity(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.calvin.perf_env import measure
+    from bench.calvin.perf_env import measure, measure_many
 
-    return measure(scene=args.scene, steps=args.steps, assets=args.calvin_assets, renderer=args.renderer)
+    world = {"scene": args.scene, "assets": args.calvin_assets, "renderer": args.renderer}
+    result = measure(args.steps, **world)
+    if args.workers:
+        result["crowd"] = [measure_many(workers, args.steps, **world) for workers in args.workers]
+    return result
 
 
 def _whole(text: str) -> int:
@@ -237,6 +241,7 @@ def _add_measurements(verbs: _Verbs) -> None:
     env = perf.add("env", _perf_env, "steps a second of the CALVIN world", "perf env --steps 300 --json")
     env.add_argument("--scene", choices=tuple("ABCD"), default="D")
     env.add_argument("--steps", type=_whole, default=300, metavar="N")
+    env.add_argument("--workers", type=_whole, nargs="+", default=[], metavar="W", help="also with W processes at once")
     _add_world(env)
 
 

@@ -1,11 +1,12 @@
 """How fast one environment is: steps with and without pictures, each view, construction, reset, memory.
 
-Not here: the command line, and speed across workers.  PyBullet's TinyRenderer is timed in the same run, because a ratio
+Not here: the command line.  PyBullet's TinyRenderer is timed in the same run, because a ratio
 on one machine says more than a number from another.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from functools import partial
@@ -50,6 +51,54 @@ def _rates(env: CalvinEnv, steps: int, *, pictures: bool, seed: int) -> tuple[fl
     for _ in range(steps):
         env.step(_walk(rng), render_views=pictures)
     return steps / (time.perf_counter() - start), steps / (time.process_time() - busy)
+
+
+def _one_of_many(recipe: dict[str, Any], steps: int, seed: int, start: Any, rates: Any) -> None:
+    """Build an environment, wait for the others, and put its steps a second with both views on the queue."""
+    env = CalvinEnv(**recipe)
+    try:
+        env.reset(seed=seed)
+        _rates(env, min(steps, _TINY_STEPS), pictures=True, seed=seed)
+        start.wait()
+        rates.put(_rates(env, steps, pictures=True, seed=seed)[0])
+    finally:
+        env.close()
+
+
+def measure_many(
+    workers: int,
+    steps: int = 300,
+    *,
+    scene: str = "D",
+    assets: Path | str | None = None,
+    renderer: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Time ``workers`` processes at once, each with one environment that draws both views every step.
+
+    Returns:
+        ``workers``, ``steps_per_s`` (the sum over the workers, all started together) and ``slowest`` (of one worker).
+
+    Raises:
+        UserError: a worker died.
+    """
+    if workers < 1 or steps < 1:
+        raise UserError(f"perf env: expected at least 1 worker and 1 step, got {workers} and {steps}")
+    context = multiprocessing.get_context("spawn")
+    start, rates = context.Barrier(workers), context.SimpleQueue()
+    recipe = {"scene": scene, "assets": assets, "renderer": renderer}
+    crowd = [
+        context.Process(target=_one_of_many, args=(recipe, steps, seed + number, start, rates), daemon=True)
+        for number in range(workers)
+    ]
+    for process in crowd:
+        process.start()
+    for process in crowd:
+        process.join()
+    if any(process.exitcode for process in crowd):
+        raise UserError("perf env: a worker died; run one worker alone to see why")
+    each = [rates.get() for _ in crowd]
+    return {"workers": workers, "steps": steps, "steps_per_s": sum(each), "slowest": min(each)}
 
 
 def measure(
