@@ -46,7 +46,8 @@ def _demo(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _run(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.pipeline import Options, run_suite
+    from bench.main_job import Options
+    from bench.pipeline import run_suite
     from bench.suite import load_suite
 
     options = Options(

@@ -150,6 +150,14 @@ class RunFolder:
         parallel(work, [jobs(number, plans[number].directory) for number in open_], each=ended, **options)
         return [self._end(finished) if finished.reused else finished for finished in done if finished is not None]
 
+    def is_done(self, wanted: Wanted) -> bool:
+        """Say whether an earlier run has finished the stage."""
+        return self._read_proof(self._plan(wanted)) is not None
+
+    def directory_of(self, wanted: Wanted) -> Path:
+        """Return the stage's folder, whether it exists or not."""
+        return self._plan(wanted).directory
+
     def _plan(self, wanted: Wanted) -> _Plan:
         key = content_key(wanted.name, dict(wanted.config), [(stage.name, stage.key) for stage in wanted.inputs])
         return _Plan(wanted, key, self.directory / "stages" / f"{wanted.name}-{key[:12]}")

@@ -41,7 +41,7 @@ class History:
         self.last_loss = row.get("loss", self.last_loss)
 
     def add(self, step: int, **values: Any) -> None:
-        """Keep one row; it reaches the disk with the next state or at the end."""
+        """Keep one row; it reaches the disk with :meth:`flush`."""
         self._keep({"step": step, **values})
         if self.writer is not None:
             for name, value in values.items():

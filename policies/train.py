@@ -158,6 +158,7 @@ def train_policy(
                         f"loss became {mean} before step {step}; lower learning_rate {settings.learning_rate}"
                     )
                 history.add(step, loss=mean, learning_rate=rate, gradient_norm=float(norm), elapsed_s=round(elapsed, 3))
+                history.flush()
                 bar.update(task, completed=step, loss=f"{mean:.4f}")
             if held_out is not None and settings.validate_every and step % settings.validate_every == 0:
                 score = validate(average, held_out, normaliser, validation.window_task if validation else ())
@@ -167,7 +168,6 @@ def train_policy(
                     raise PolicyError(
                         f"loss became NaN before step {step}; lower learning_rate {settings.learning_rate}"
                     )
-                history.flush()
                 save_state(directory, identity, step, elapsed, network, average, optimiser)
             if on_step is not None:
                 on_step(step)
