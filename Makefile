@@ -6,13 +6,17 @@ OUT    ?= results/demo
 TORCH  ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
 BIN    := $(VENV)/bin
 
-.PHONY: bench test lint types format install system clean
+.PHONY: bench test test-slow lint types format install system clean
 
 bench: install
 	$(BIN)/wristbench demo --out $(OUT)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Minutes more: chains regenerated from their rules, every expert, runs killed at random, a policy that learns a task.
+test-slow: install
+	$(BIN)/python -m pytest -m slow --timeout 1800
 
 lint: install
 	$(BIN)/ruff check .
