@@ -25,7 +25,7 @@ from bench.rollout.actors import Job
 from bench.rollout.chain import evaluation_chains
 from bench.rollout.ledger import Ledger
 from bench.rollout.sources import GeneratorSource, PolicySource
-from bench.rollout.workers import roll_out_jobs
+from bench.rollout.workers import LEDGER_FILE, roll_out_jobs
 from bench.stages import Finished, RunFolder, Wanted
 from bench.suite import PolicyPart, Suite
 from bench.training_bars import training_bars
@@ -176,7 +176,9 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
         return jobs.TrainJob(str(job.root), plans[arm.name], overlay, config, seed, str(folder), where, here)
 
     gpus = 1 / max(1, len(todo)) if where == "cuda" else 0
-    folders = {one.name.removeprefix("train-"): job.run.directory_of(one) for one in wanted if not job.run.is_done(one)}
+    folders = {
+        one.name.removeprefix("train-"): job.run.directory_of(one) for one in wanted if job.run.found(one) is None
+    }
     in_others = options.progress and options.workers != 0
     with training_bars(folders, config.training.steps, show=in_others):
         stages = job.run.stages(
@@ -203,9 +205,14 @@ def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristw
             queue, evaluation_chains(part.chains), workers=options.workers, out=folder, world=options.world(part.scene),
             steps_per_subtask=part.steps_per_subtask, progress=options.progress, ray_address=options.ray_address,
         )  # fmt: skip
-        return {}
+        with Ledger(folder / LEDGER_FILE) as ledger:
+            return {"missing": len(ledger.missing())}
 
     inputs = [*policies.values(), *([wristworld] if wristworld else [])]
+    wanted = Wanted("rollout", settings, inputs)
+    earlier = job.run.found(wanted)
+    if earlier is not None and earlier.outputs["missing"]:
+        job.run.reopen(wanted)
     return job.run.stage("rollout", settings, inputs, work)
 
 
@@ -256,7 +263,7 @@ def run_suite(suite: Suite, out: Path, options: Options, say: Callable[[str], ob
         policies = _train_policies(job, generated)
         looped = any(arm.test == "generated" for arm in job.arms)
         rollout = _roll_out(job, policies, generators[WRISTWORLD] if looped else None)
-        record = _write_record(job, rollout, video)
+        record = _write_record(job, rollout, video, generated)
         page = write_report(record, _gallery(job, generated.get(WRISTWORLD)), out)[-1]
         return {**record, "report": str(page)}
 
@@ -276,12 +283,18 @@ def _fits(suite: Suite, options: Options) -> None:
         data_folder(options.assets)
 
 
-def _write_record(job: MainJob, rollout: Finished, video: Mapping[str, Any]) -> dict[str, Any]:
+def _write_record(
+    job: MainJob, rollout: Finished, video: Mapping[str, Any], generated: Mapping[str, Finished]
+) -> dict[str, Any]:
+    """Write ``record.json`` and ``chains.jsonl`` and return the record."""
+    generators = {name: Overlay.open(stage.directory / "validation").provenance for name, stage in generated.items()}
     part, suite = job.suite.rollout, job.suite
-    with Ledger(rollout.directory / "ledger.jsonl") as ledger:
+    with Ledger(rollout.directory / LEDGER_FILE) as ledger:
         names = [*suite.arms, *part.bounds]
         rows = {name: ledger.completed(name) for name in names}
-        protocol = {key: value for key, value in ledger.fingerprint.items() if not key.startswith("policy ")}
+        known = {key.removeprefix("policy "): value for key, value in ledger.fingerprint.items()}
+        policies = {name: value for name, value in known.items() if name.partition("/")[0] in names}
+        protocol = {name: value for name, value in known.items() if name not in policies}
         ledger.export_jsonl(job.run.directory / "chains.jsonl")
     record = build_record(
         name=suite.name,
@@ -292,6 +305,7 @@ def _write_record(job: MainJob, rollout: Finished, video: Mapping[str, Any]) -> 
         seeds=job.seeds,
         bounds=part.bounds,
         video=video,
+        weights={"policies": policies, "generators": generators},
         fingerprint={**protocol, "demonstrations": dict(job.hashes), **environment(jobs.device())},
         timings={name: stage.seconds for name, stage in job.run.finished.items()},
     )

@@ -74,6 +74,7 @@ def build_record(
     seeds: Sequence[int],
     bounds: Sequence[str],
     video: Mapping[str, Any],
+    weights: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -88,12 +89,13 @@ def build_record(
         seeds: training seeds.
         bounds: which of ``rows`` are bounds and no arms.
         video: scores of the generated views.
+        weights: what made the actions and the views: hashes of the policies, provenance of the generators.
         fingerprint: protocol and environment.
         timings: stage to seconds.
 
     Returns:
         ``arms`` (name → average_length, interval, chain_success, chains, seeds, …), ``gap_closure`` (arm →
-        {value, interval, reason, …}), ``bounds``, ``video``, ``fingerprint``, ``timings``, ``suite``.
+        {value, interval, reason, …}), ``bounds``, ``video``, ``weights``, ``fingerprint``, ``timings``, ``suite``.
     """
     arms = {}
     for arm, plan in plans.items():
@@ -111,6 +113,7 @@ def build_record(
         "bounds": {bound: arm_entry(rows[bound], chains, seeds[:1]) for bound in bounds},
         "gap_closure": closures,
         "video": dict(video),
+        "weights": dict(weights),
         "fingerprint": dict(fingerprint),
         "timings": dict(timings),
         "suite": dict(suite),

@@ -150,9 +150,13 @@ class RunFolder:
         parallel(work, [jobs(number, plans[number].directory) for number in open_], each=ended, **options)
         return [self._end(finished) if finished.reused else finished for finished in done if finished is not None]
 
-    def is_done(self, wanted: Wanted) -> bool:
-        """Say whether an earlier run has finished the stage."""
-        return self._read_proof(self._plan(wanted)) is not None
+    def found(self, wanted: Wanted) -> Finished | None:
+        """Return the stage if an earlier run has finished it."""
+        return self._read_proof(self._plan(wanted))
+
+    def reopen(self, wanted: Wanted) -> None:
+        """Take back the proof of a stage, so that it is gone on with; what it holds stays."""
+        (self._plan(wanted).directory / "stage.json").unlink(missing_ok=True)
 
     def directory_of(self, wanted: Wanted) -> Path:
         """Return the stage's folder, whether it exists or not."""

@@ -78,6 +78,8 @@ def test_the_record_holds_what_others_read(run: Path) -> None:
     assert np.isfinite([record["video"]["psnr"], record["video"]["ssim"]]).all()
     assert record["fingerprint"]["steps_per_subtask"] == 3
     assert record["fingerprint"]["renderer"]
+    assert set(record["weights"]["policies"]) == {f"{arm}/0" for arm in [*SUITE["arms"], "random"]}
+    assert record["weights"]["generators"]["wristworld"]["stage1"]["tracks"] == "simulator"
     assert {"stage1", "wristworld", "rollout"} <= set(record["timings"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
-from bench.stages import RunFolder, content_key, disk_full, parallel
+from bench.stages import RunFolder, Wanted, content_key, disk_full, parallel
 
 
 def count(calls: list[Path], **outputs: Any):
@@ -111,3 +111,19 @@ def test_parallel_keeps_the_order_and_raises_what_the_job_raised(workers: int) -
     assert seen == dict(enumerate(results))
     with pytest.raises(UserError, match="job -1 is negative"):
         parallel(double_or_refuse, [1, -1, 2], workers=workers)
+
+
+def test_a_stage_that_is_taken_back_goes_on_with_what_it_holds(tmp_path: Path) -> None:
+    wanted = Wanted("rollout", {}, [])
+    run = RunFolder(tmp_path)
+    assert run.found(wanted) is None
+    calls: list[Path] = []
+    done = run.stage("rollout", {}, [], count(calls, missing=1))
+    (done.directory / "ledger").touch()
+    found = run.found(wanted)
+    assert found is not None
+    assert found.outputs == {"missing": 1}
+    run.reopen(wanted)
+    again = RunFolder(tmp_path).stage("rollout", {}, [], count(calls, missing=0))
+    assert (again.directory / "ledger").exists()
+    assert len(calls) == 2
