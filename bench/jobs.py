@@ -5,6 +5,7 @@ Which jobs there are and what becomes of their results is decided in ``bench/pip
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -97,10 +98,12 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     """Train one arm's policy on one seed; a finished one is read, an interrupted one continued."""
     from policies.train import train_policy
 
+    started = time.monotonic()
     overlay = None if job.overlay is None else Overlay.open(job.overlay)
     sizes = (job.config.anchor_size, job.config.wrist_size)
     arrays = training_arrays(CalvinDataset(job.root, "training"), job.plan, overlay, sizes)
     train_policy(
         arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress
     )
-    return {"samples": arrays.samples, "wrist": job.plan.counts()}
+    seconds = round(time.monotonic() - started, 2)
+    return {"samples": arrays.samples, "wrist": job.plan.counts(), "seconds": seconds}

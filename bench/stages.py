@@ -133,7 +133,8 @@ class RunFolder:
         Args:
             wanted: the stages.
             jobs: gives the job of stage number i, told its folder.
-            work: an importable function that does one job and returns the stage's outputs.
+            work: an importable function that does one job and returns the stage's outputs; ``seconds`` among them is
+                taken as the time that it needed, which does not show from here.
             options: for :func:`parallel`.
         """
         plans = [self._plan(one) for one in wanted]
@@ -145,7 +146,8 @@ class RunFolder:
 
         def ended(position: int, outputs: Mapping[str, Any]) -> None:
             number = open_[position]
-            done[number] = self._end(self._prove(plans[number], outputs, time.monotonic() - started))
+            seconds = float(outputs.get("seconds", time.monotonic() - started))
+            done[number] = self._end(self._prove(plans[number], outputs, seconds))
 
         parallel(work, [jobs(number, plans[number].directory) for number in open_], each=ended, **options)
         return [self._end(finished) if finished.reused else finished for finished in done if finished is not None]
