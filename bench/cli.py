@@ -264,6 +264,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _calm_libraries() -> None:
     """Keep libraries' chatter off stderr: a user's error must be the one line that stands there."""
+    # Threads that wait by spinning cost a shared machine several times what they win on one that is idle.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
