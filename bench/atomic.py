@@ -5,6 +5,8 @@ Every write goes beside its target, is flushed to disk and then renamed over it.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import secrets
@@ -13,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from bench.errors import UserError
 
 
 def _sync_directory(directory: Path) -> None:
@@ -26,6 +30,38 @@ def _sync_directory(directory: Path) -> None:
 def _beside(path: Path) -> Path:
     """Return a new hidden name in the same folder; unlike ``tempfile``'s, with the user's usual permissions."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+
+
+def make_directory(path: Path) -> Path:
+    """Make a folder that results go into, with its parents, and return it.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another --out") from None
+    if not os.access(path, os.W_OK):
+        raise UserError(f"cannot write to {path}: permission denied; choose another --out")
+    return path
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a folder for this process; a second one is refused, and a dead one's lock is gone with it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with (make_directory(directory) / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise UserError(f"{directory} is in use by another run; wait for it or choose another --out") from None
+        yield
 
 
 @contextmanager

@@ -147,6 +147,15 @@ def _whole(text: str) -> int:
     return value
 
 
+def _seed(text: str) -> int:
+    from bench.suite import MAX_SEED
+
+    value = _whole(text)
+    if value > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"expected a seed of at most {MAX_SEED}, got {text}")
+    return value
+
+
 def _add_world(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("world")
     group.add_argument("--calvin-assets", type=Path, metavar="DIR", help="a calvin_env checkout; default: built-in")
@@ -187,7 +196,7 @@ def _add_main_job(verbs: _Verbs) -> None:
     run.add_argument("--dataset", type=Path, metavar="DIR", help="a data set in CALVIN's format")
     for parser in (demo, run):
         parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder; default: results/SUITE")
-        parser.add_argument("--seed", type=_whole, default=0, metavar="N", help="added to every seed of the suite")
+        parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="added to every seed of the suite")
         _add_ray(parser)
         _add_world(parser)
     verbs.add("doctor", _doctor, "what this machine has and what is missing", "doctor --json")
@@ -201,7 +210,7 @@ def _add_parts(verbs: _Verbs) -> None:
     collect.add_argument("--episodes", type=_whole, default=100, metavar="N", help="training demonstrations")
     collect.add_argument("--validation-episodes", type=_whole, default=10, metavar="N")
     collect.add_argument("--noise", type=float, default=0.0, help="DART noise, a share of the action limit")
-    collect.add_argument("--seed", type=_whole, default=0, metavar="N")
+    collect.add_argument("--seed", type=_seed, default=0, metavar="N")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR")
     rollout = verbs.add("rollout", _rollout, "roll out a policy on CALVIN's chains",
                         "rollout --policy expert --chains 20 --workers 2 --out results/expert")  # fmt: skip
@@ -209,7 +218,7 @@ def _add_parts(verbs: _Verbs) -> None:
     rollout.add_argument("--scene", choices=tuple("ABCD"), default="D")
     rollout.add_argument("--chains", type=_whole, default=1000, metavar="N", help="the first N of the 1000")
     rollout.add_argument("--steps-per-subtask", type=_whole, default=360, metavar="N")
-    rollout.add_argument("--seed", type=_whole, default=0, metavar="N")
+    rollout.add_argument("--seed", type=_seed, default=0, metavar="N")
     rollout.add_argument("--out", type=Path, required=True, metavar="DIR")
     rollout.add_argument("--inference", choices=("local", "actor"), default="local", help="where the policy runs")
     for parser in (collect, rollout):
@@ -218,7 +227,7 @@ def _add_parts(verbs: _Verbs) -> None:
 
 
 def _add_data(verbs: _Verbs) -> None:
-    data = _Verbs(verbs.group("data", "look at a data set"))
+    data = _Verbs(verbs.group("data", "look at a data set", "example:\n  wristbench data info task_D_D"))
     check = data.add("check", _data_check, "find a data set's defects; exit code 1 when there are any",
                      "data check task_D_D --json")  # fmt: skip
     info = data.add("info", _data_info, "what a data set holds", "data info task_D_D")
@@ -238,7 +247,7 @@ def _add_measurements(verbs: _Verbs) -> None:
     parity.add_argument("--reference", type=Path, required=True, metavar="DIR")
     parity.add_argument("--builtin", action="store_true", help="judge the built-in scenes instead of CALVIN's assets")
     parity.add_argument("--led-button", choices=("main", "pinned"), default="main", help="calvin_env's commit")
-    perf = _Verbs(verbs.group("perf", "measure the speed of a hot path"))
+    perf = _Verbs(verbs.group("perf", "measure the speed of a hot path", "example:\n  wristbench perf env --json"))
     env = perf.add("env", _perf_env, "steps a second of the CALVIN world", "perf env --steps 300 --json")
     env.add_argument("--scene", choices=tuple("ABCD"), default="D")
     env.add_argument("--steps", type=_whole, default=300, metavar="N")
@@ -294,6 +303,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _complain("interrupted; what was finished is kept, run the same command again to continue")
         return EXIT_INTERRUPTED
     except OSError as error:
+        if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError, PermissionError)):
+            return _complain(f"cannot write {error.filename}: {error.strerror}; choose another --out")
         if not disk_full(error):
             raise
         return _complain("disk full; what was finished is kept: free some space and run the same command again")

@@ -191,6 +191,31 @@ def collect(
     """
     if any((out / split).exists() for split in SPLITS) and not (out / "parts").exists():
         raise UserError(f"{out}: expected no data set there, got one; choose another --out")
+    with atomic.locked(out):
+        _same_options(out / "parts" / "options.json", options)
+        return _collect(out, options, workers, progress, ray_address)
+
+
+def _same_options(path: Path, options: CollectOptions) -> None:
+    """Keep the options beside the parts; refuse to go on with parts that were made under others."""
+    mine = json.loads(json.dumps(options.to_json()))
+    if not path.exists():
+        atomic.write_json(path, mine)
+        return
+    theirs = json.loads(path.read_text())
+    differing = [
+        f"{name} (there {theirs.get(name)!r}, now {mine[name]!r})" for name in mine if mine[name] != theirs.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"{path.parent.parent}: holds an unfinished collection with other options: {'; '.join(differing)}; "
+            "choose another --out or give the same options"
+        )
+
+
+def _collect(
+    out: Path, options: CollectOptions, workers: int | None, progress: bool, ray_address: str | None
+) -> dict[str, Any]:
     started = time.monotonic()
     parts = _parts(options, out / "parts")
     with _bar(sum(part.episodes for part in parts), progress) as advance:

@@ -77,6 +77,19 @@ def _arm_of(policy: str) -> tuple[str, WristMode]:
     return name, test
 
 
+def _refuse_others(path: Path, arm: str, seed: int) -> None:
+    """Refuse a folder that holds the chains of another policy or seed: its record would be overwritten."""
+    if not path.exists():
+        return
+    with Ledger(path) as ledger:
+        others = {(row.arm, row.seed) for row in ledger.completed()} - {(arm, seed)}
+    if others:
+        other, its_seed = sorted(others)[0]
+        raise UserError(
+            f"{path.parent}: holds chains of {other!r}, seed {its_seed}; give {arm!r}, seed {seed} its own --out"
+        )
+
+
 def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[str, Any]:
     """Roll a policy out, or go on with an earlier rollout into the same folder, and write ``record.json``.
 
@@ -89,6 +102,7 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
         ``arm``, its numbers, ``fingerprint``, and ``out``.
     """
     arm, wrist = _arm_of(policy)
+    _refuse_others(out / LEDGER_FILE, arm, options.seed)
     where = device() if options.workers == 0 or options.inference == "actor" else "cpu"
     world = WorldOptions(
         scene=options.scene,

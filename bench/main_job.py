@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bench.data.clips import ClipDataset, split_paired
 from bench.data.fingerprint import dataset_hash
 from bench.errors import UserError
 from bench.rollout.world import WorldOptions
-from bench.stages import Finished, RunFolder, parallel
+from bench.stages import Finished, RunFolder, Wanted, parallel
 from bench.suite import Arm, Suite, parse_arm
 
 SPLITS = ("training", "validation")
@@ -138,7 +138,9 @@ class MainJob:
         data, options = self.suite.data, self.options
         if options.dataset is not None:
             hashes = {split: dataset_hash(CalvinDataset(options.dataset, split)) for split in SPLITS}
-            return self.run.stage("dataset", {"hashes": hashes}, [], partial(_check_dataset, options.dataset, hashes))
+            wanted = Wanted("dataset", {"hashes": hashes}, [])
+            sound = None if self.run.found(wanted) else _check_dataset(options.dataset, hashes)
+            return self.run.stage("dataset", wanted.config, [], lambda _: sound or {})
         from bench.demonstrations import CollectOptions, collect
 
         collecting = CollectOptions(
@@ -160,7 +162,7 @@ class MainJob:
         return self.run.stage("collect", collecting.to_json(), [], work)
 
 
-def _check_dataset(root: Path, hashes: Mapping[str, str], _: Path) -> dict[str, Any]:
+def _check_dataset(root: Path, hashes: Mapping[str, str]) -> dict[str, Any]:
     from bench.data.check import check
 
     report = check(root).to_json()

@@ -211,7 +211,7 @@ def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristw
     inputs = [*policies.values(), *([wristworld] if wristworld else [])]
     wanted = Wanted("rollout", settings, inputs)
     earlier = job.run.found(wanted)
-    if earlier is not None and earlier.outputs["missing"]:
+    if earlier is not None and earlier.outputs.get("missing"):
         job.run.reopen(wanted)
     return job.run.stage("rollout", settings, inputs, work)
 

@@ -8,7 +8,6 @@ A stage has a name, a configuration and finished stages as inputs; its folder ca
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -81,21 +80,12 @@ class RunFolder:
         self.directory = directory
         self._say = say or (lambda _: None)
         self.finished: dict[str, Finished] = {}
-        try:
-            (directory / "stages").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {directory}: {error.strerror}; choose another --out") from None
+        atomic.make_directory(directory / "stages")
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
         """Hold the folder for this process; a second run into it is refused, a dead one's lock is gone with it."""
-        with (self.directory / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
-                raise UserError(f"{self.directory} is in use by another run; wait for it or choose --out") from None
+        with atomic.locked(self.directory):
             yield self
 
     def stage(

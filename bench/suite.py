@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.errors import UserError
 
+MAX_SEED = 2**31 - 1
+"""Largest seed: a suite's plus ``--seed`` must still fit every generator that is seeded with it."""
+
 SUITES = Path(__file__).parent / "suites"
 
 Wrist = Literal["none", "paired", "real", "filled", "mixed"]
@@ -180,7 +183,7 @@ class Suite(_Part):
     world_model: WorldModelPart = WorldModelPart()
     policy: PolicyPart = PolicyPart()
     arms: Annotated[tuple[str, ...], Field(min_length=1)] = ("anchor", "paired", "generated", "real")
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_SEED, strict=True)], ...], Field(min_length=1)] = (0,)
     rollout: RolloutPart = RolloutPart()
 
     @model_validator(mode="after")

@@ -200,6 +200,8 @@ def _read_weights(path: Path, expected_hash: str) -> dict[str, torch.Tensor]:
                 f"{path}: truncated or changed (hash differs from {CONFIG_FILE}); restore it or train again"
             )
         return from_bytes(data)
+    except PolicyError:
+        raise
     except FileNotFoundError:
         raise PolicyError(f"{path}: missing; restore it or train again") from None
     except (OSError, SafetensorError, ValueError) as error:

@@ -54,6 +54,11 @@ def test_every_verb_explains_itself_with_an_example_that_parses(verb: argparse.A
         ["data", "info", "{tmp}"],
         ["data", "view", "{tmp}", "--out", "{tmp}/view"],
         ["parity", "--reference", "{tmp}/nowhere"],
+        ["demo", "--seed", "9999999999"],
+        ["demo", "--out", "/proc/x"],
+        ["collect", "--tasks", "turn_on_led", "--out", "/proc/x"],
+        ["rollout", "--policy", "random", "--chains", "1", "--workers", "0", "--out", "/proc/x"],
+        ["rollout", "--policy", "random", "--workers", "0", "--calvin-assets", "{tmp}", "--out", "{tmp}/run"],
     ],
     ids=" ".join,
 )

@@ -166,11 +166,12 @@ def test_a_damaged_data_set_is_refused_in_one_line(
     shutil.copytree(demonstrations, dataset)
     named = damage(dataset)
     suite = write_suite(tmp_path, arms=["anchor", "real"])
-    assert cli.run([*command(suite, dataset, tmp_path / "out"), "--quiet"]) == 2
+    assert cli.run(command(suite, dataset, tmp_path / "out")) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.count("\n") == 1
     assert named in err
+    assert "Traceback" not in err
     assert not (tmp_path / "out" / "record.json").exists()
     assert not list((tmp_path / "out").glob("stages/*/stage.json"))
 

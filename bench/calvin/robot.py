@@ -37,6 +37,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 Pose = tuple[tuple[float, float, float], tuple[float, float, float, float]]
 
 
+_SHORTEST_QUATERNION = 1e-6
+"""PyBullet's inverse kinematics never returns for a rotation that is none."""
+
+
 def check_action(action: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray, float]:
     """Return a relative action (7,) or an absolute one (xyz, rotation, gripper), or say by name what is wrong.
 
@@ -46,7 +50,10 @@ def check_action(action: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray, floa
         position = checked_numbers("action[0]", action[0], 3)
         size = 4 if np.size(action[1]) == 4 else 3
         gripper = checked_numbers("action[2]", np.ravel(np.asarray(action[2], dtype=object)), 1)
-        return position, checked_numbers("action[1]", action[1], size), float(gripper[0])
+        rotation = checked_numbers("action[1]", action[1], size)
+        if size == 4 and np.linalg.norm(rotation) < _SHORTEST_QUATERNION:
+            raise UserError("action[1]: expected a quaternion of length 1, got one of length 0; give a rotation")
+        return position, rotation, float(gripper[0])
     checked = checked_numbers("action", action, 7)
     dtype = getattr(action, "dtype", checked.dtype)
     return np.asarray(action) if dtype in (np.float32, np.float64) else checked

@@ -210,7 +210,7 @@ SCENES: Mapping[str, SceneSpec] = MappingProxyType(
 
 def scene_named(name: str) -> SceneSpec:
     """Return the scene ``A`` … ``D``; CALVIN's own name ``calvin_scene_D`` is understood too."""
-    scene = SCENES.get(name.removeprefix("calvin_scene_").upper())
+    scene = SCENES.get(str(name).removeprefix("calvin_scene_").upper())
     if scene is None:
         raise UserError(f"scene: expected one of {', '.join(SCENES)}, got {name!r}; choose one of them")
     return scene

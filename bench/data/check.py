@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.calvin.tasks import TASKS
 from bench.data import check_blocks
 from bench.data.arrays import list_npz, load_npy, load_npz
 from bench.data.calvin import FRAME_ARRAYS, REQUIRED, CalvinDataset, frame_path, read_ranges, relative_actions
@@ -119,6 +120,10 @@ def _check_index(dataset: CalvinDataset) -> Iterator[Defect]:
     for window in dataset.stray:
         what = f"window {window.first} to {window.last} ({window.task}) lies in no episode"
         yield Defect(str(directory / "lang_annotations" / "auto_lang_ann.npy"), window.first, what)
+    for episode, told in dataset.windows:
+        if told.task not in TASKS:
+            annotations = str(directory / "lang_annotations" / "auto_lang_ann.npy")
+            yield Defect(annotations, episode.first + told.start, f"unknown task {told.task[:60]!r}")
     unknown = [episode.id for episode in dataset.episodes if not episode.scene]
     if unknown:
         what = f"scene of {len(unknown)} of {len(dataset.episodes)} episodes is not told, first {unknown[0]}"

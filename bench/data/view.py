@@ -42,6 +42,7 @@ def view(directory: Path | str, out: Path | str, *, split: str = "training", epi
     if not 0 <= episode < len(dataset.episodes):
         raise UserError(f"{dataset.directory}: expected episode 0 to {len(dataset.episodes) - 1}, got {episode}")
     chosen = dataset.episodes[episode]
+    atomic.make_directory(Path(out))
     video, sheet = Path(out) / f"{chosen.id}.mp4", Path(out) / f"{chosen.id}.png"
     write_video(video, panels(chosen))
     write_contact_sheet(sheet, chosen)

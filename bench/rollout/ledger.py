@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from bench.atomic import replacing, write_json
+from bench.atomic import make_directory, replacing, write_json
 from bench.errors import UserError
 from bench.rollout.chain import ChainResult
 
@@ -44,7 +44,7 @@ class Ledger:
         self._rows: dict[Key, ChainResult] = {}
         self._missing: dict[Key, str] = {}
         self._file: IO[bytes] | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         with disk_faults(path):
             self._file = path.open("a+b")
             self._claim()

@@ -295,7 +295,10 @@ def _opened(out: Path | Ledger) -> Iterator[Ledger]:
         try:
             yield ledger
         finally:
-            ledger.export_jsonl(out / EXPORT_FILE)
+            if ledger.completed() or ledger.missing():
+                ledger.export_jsonl(out / EXPORT_FILE)
+            else:
+                ledger.path.unlink(missing_ok=True)  # nothing was rolled out: it only looks like a run
 
 
 def _refuse_doubles(jobs: Sequence[Job], chains: Sequence[Chain]) -> None:
