@@ -273,7 +273,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _calm_libraries() -> None:
     """Keep libraries' chatter off stderr: a user's error must be the one line that stands there."""
-    # The networks of the CPU scale gain nothing from a second thread (stage 1: 10.1 s with one, 9.7 s with two, at twice
+    # The networks of the CPU scale gain nothing from a second thread (stage 1: 10.1 s with one, 9.7 s with two, twice
     # the CPU time) and lose several times over beside other work; jobs run side by side instead.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.filterwarnings("ignore")
