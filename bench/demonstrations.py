@@ -21,7 +21,7 @@ import numpy as np
 
 from bench import atomic
 from bench.calvin.collect import chosen_tasks, collect_chunk
-from bench.data.calvin import CalvinDataset
+from bench.data.calvin import SPLITS, CalvinDataset
 from bench.data.calvin_writer import CalvinWriter
 from bench.data.episode import Window
 from bench.errors import UserError
@@ -29,7 +29,6 @@ from bench.stages import parallel
 
 PART = 4
 """Demonstrations that one job makes: small enough that little is lost with a worker."""
-SPLITS = ("training", "validation")
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,13 @@ from typing import Any
 
 from bench import jobs
 from bench.arms import WristPlan, plan_wrist
-from bench.data.calvin import CalvinDataset
+from bench.data.calvin import SPLITS, CalvinDataset
 from bench.data.clips import ClipDataset, split_paired
 from bench.data.fingerprint import dataset_hash
 from bench.errors import UserError
 from bench.rollout.world import WorldOptions
 from bench.stages import Finished, RunFolder, Wanted, parallel
 from bench.suite import Arm, Suite, parse_arm
-
-SPLITS = ("training", "validation")
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from bench import atomic, jobs
-from bench.data.calvin import CalvinDataset
+from bench.data.calvin import SPLITS, CalvinDataset
 from bench.data.overlay import Overlay
 from bench.errors import UserError
-from bench.main_job import SPLITS, MainJob, Options
+from bench.main_job import MainJob, Options
 from bench.metrics.video import evaluate_clips
 from bench.record import build_record, environment
 from bench.report import GalleryClip, write_report

@@ -24,6 +24,9 @@ from bench.data.episode import Episode, Window
 from bench.data.unpickle import load_object_npy
 from bench.errors import UserError
 
+SPLITS = ("training", "validation")
+"""The two folders of a data set."""
+
 _FLOAT = ("float64", "float32")
 FRAME_ARRAYS = {
     "actions": ArraySpec((7,), _FLOAT),

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from bench.calvin.tasks import TASKS
 from bench.data import check_blocks
 from bench.data.arrays import list_npz, load_npy, load_npz
-from bench.data.calvin import FRAME_ARRAYS, REQUIRED, CalvinDataset, frame_path, read_ranges, relative_actions
+from bench.data.calvin import FRAME_ARRAYS, REQUIRED, SPLITS, CalvinDataset, frame_path, read_ranges, relative_actions
 from bench.data.defects import Defect
 from bench.data.episode import Episode
 from bench.errors import UserError
 
-SPLITS = ("training", "validation")
 _TOLERANCE = 1e-3
 _BATCH = 256
 _WORKERS = 4
