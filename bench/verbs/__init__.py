@@ -1,0 +1,1 @@
+"""The command line's verbs, a file for each room; ``bench/cli.py`` puts them together."""

@@ -1,0 +1,42 @@
+"""``wristbench parity | perf …``: how true the world is, and how fast each hot path."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.verbs.common import Verbs, add_world, whole
+
+
+def _parity(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.calvin.parity import parity
+
+    return parity(args.assets, args.reference, builtin=args.builtin, led_button=args.led_button)
+
+
+def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.calvin.perf_env import measure, measure_many
+
+    world = {"scene": args.scene, "assets": args.calvin_assets, "renderer": args.renderer}
+    result = measure(args.steps, **world)
+    if args.workers:
+        result["crowd"] = [measure_many(workers, args.steps, **world) for workers in args.workers]
+    return result
+
+
+def add(verbs: Verbs) -> None:
+    """Add this file's verbs."""
+    parity = verbs.add("parity", _parity, "compare this CALVIN world with recordings of the original",
+                       "parity --assets calvin_env --reference recordings --json")  # fmt: skip
+    parity.add_argument("--assets", type=Path, metavar="DIR", help="a calvin_env checkout (holds data/)")
+    parity.add_argument("--reference", type=Path, required=True, metavar="DIR")
+    parity.add_argument("--builtin", action="store_true", help="judge the built-in scenes instead of CALVIN's assets")
+    parity.add_argument("--led-button", choices=("main", "pinned"), default="main", help="calvin_env's commit")
+    perf = Verbs(verbs.group("perf", "measure the speed of a hot path", "example:\n  wristbench perf env --json"))
+    env = perf.add("env", _perf_env, "steps a second of the CALVIN world", "perf env --steps 300 --json")
+    env.add_argument("--scene", choices=tuple("ABCD"), default="D")
+    env.add_argument("--steps", type=whole, default=300, metavar="N")
+    env.add_argument("--workers", type=whole, nargs="+", default=[], metavar="W", help="also with W processes at once")
+    add_world(env)

@@ -1,0 +1,70 @@
+"""``wristbench collect | rollout``: the parts of the main job, each alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.verbs.common import Verbs, add_ray, add_world, seed, whole
+
+
+def _collect(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.demonstrations import CollectOptions, collect
+
+    tasks = tuple(args.tasks.split(",")) if args.tasks != "all" else "all"
+    options = CollectOptions(
+        scenes=args.scenes,
+        tasks=tasks,
+        episodes=args.episodes,
+        validation_episodes=args.validation_episodes,
+        noise=args.noise,
+        seed=args.seed,
+        assets=args.calvin_assets,
+        renderer=args.renderer,
+    )
+    return collect(args.out, options, workers=args.workers, progress=not args.quiet)
+
+
+def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.evaluate import RolloutOptions, roll_out_policy
+
+    options = RolloutOptions(
+        scene=args.scene,
+        chains=args.chains,
+        workers=args.workers,
+        seed=args.seed,
+        steps_per_subtask=args.steps_per_subtask,
+        assets=args.calvin_assets,
+        renderer=args.renderer,
+        ray_address=args.ray_address,
+        inference=args.inference,
+        progress=not args.quiet,
+    )
+    return roll_out_policy(args.policy, args.out, options)
+
+
+def add(verbs: Verbs) -> None:
+    """Add this file's verbs."""
+    collect = verbs.add("collect", _collect, "collect demonstrations with scripted experts, in CALVIN's format",
+                        "collect --scenes D --tasks open_drawer,close_drawer --episodes 20 --out demos")  # fmt: skip
+    collect.add_argument("--scenes", default="D", metavar="ABCD")
+    collect.add_argument("--tasks", default="all", metavar="TASK,…", help="all, or names separated by commas")
+    collect.add_argument("--episodes", type=whole, default=100, metavar="N", help="training demonstrations")
+    collect.add_argument("--validation-episodes", type=whole, default=10, metavar="N")
+    collect.add_argument("--noise", type=float, default=0.0, help="DART noise, a share of the action limit")
+    collect.add_argument("--seed", type=seed, default=0, metavar="N")
+    collect.add_argument("--out", type=Path, required=True, metavar="DIR")
+    rollout = verbs.add("rollout", _rollout, "roll out a policy on CALVIN's chains",
+                        "rollout --policy expert --chains 20 --workers 2 --out results/expert")  # fmt: skip
+    rollout.add_argument("--policy", required=True, metavar="NAME|DIR", help="expert, random, or a checkpoint folder")
+    rollout.add_argument("--scene", choices=tuple("ABCD"), default="D")
+    rollout.add_argument("--chains", type=whole, default=1000, metavar="N", help="the first N of the 1000")
+    rollout.add_argument("--steps-per-subtask", type=whole, default=360, metavar="N")
+    rollout.add_argument("--seed", type=seed, default=0, metavar="N")
+    rollout.add_argument("--out", type=Path, required=True, metavar="DIR")
+    rollout.add_argument("--inference", choices=("local", "actor"), default="local", help="where the policy runs")
+    for parser in (collect, rollout):
+        add_ray(parser)
+        add_world(parser)
