@@ -55,6 +55,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
             start, else bullet-tiny.
         led_button: ``main`` or ``pinned``, see ``bench.calvin.table.LED_BUTTONS``.
         depth: observations also have ``depth_obs``.
+        render_mode: ``rgb_array``; what ``render()`` gives.  None means the same.
 
     Raises:
         UserError: an argument names nothing that exists.
@@ -74,6 +75,8 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
     ) -> None:
         _one_of("renderer", renderer, RENDERERS)
         _one_of("led_button", led_button, LED_BUTTONS)
+        if render_mode is not None:
+            _one_of("render_mode", render_mode, tuple(self.metadata["render_modes"]))
         self.scene: SceneSpec = scene_named(scene)
         self.assets = None if assets is None else Path(assets)
         self.render_mode = render_mode
@@ -89,7 +92,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         self._renderer_name = ""
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Put the world into a state; one physics step passes.
 
@@ -105,11 +108,13 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
             UserError: a state that no table can hold.
         """
         super().reset(seed=seed)
+        if options is not None and not isinstance(options, Mapping):
+            raise UserError(f"reset options: expected a mapping, got {options!r}; e.g. {{'render_views': False}}")
         options = dict(options or {})
         robot_obs, scene_obs = options.pop("robot_obs", None), options.pop("scene_obs", None)
         render_views = bool(options.pop("render_views", True))
         if options:
-            raise UserError(f"reset options: expected robot_obs, scene_obs or render_views, got {sorted(options)}")
+            raise UserError(f"reset options: expected robot_obs, scene_obs or render_views, got {list(options)}")
         robot = None if robot_obs is None else check_robot_obs(robot_obs)
         table = (
             self.world.random_scene_obs(self.np_random) if scene_obs is None else check_scene_obs(scene_obs, self.scene)
@@ -129,9 +134,11 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
             render_views: draw the cameras into the observation.
 
         Raises:
-            UserError: an action of the wrong shape, or NaN, or beyond float range.
+            UserError: an action of the wrong shape, or NaN, or beyond float range; no reset before.
         """
         self._require_open()
+        if self._start is None:
+            raise UserError("step: expected a reset first, got none; call reset()")
         checked = check_action(action)
         if isinstance(checked, tuple):
             self.world.robot.apply_absolute(*checked)

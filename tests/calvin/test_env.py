@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,6 +16,8 @@ from gymnasium.utils.env_checker import check_env
 
 import bench.calvin  # noqa: F401 (registers the names)
 from bench.calvin.env import CalvinEnv
+from bench.calvin.expert import expert_actions
+from bench.calvin.long_horizon import STEPS_PER_SUBTASK, LongHorizon
 from bench.calvin.scene import SCENES
 from bench.calvin.tasks import TASKS
 from bench.errors import UserError
@@ -25,17 +32,53 @@ def env() -> Iterator[CalvinEnv]:
     env.close()
 
 
+IDS = [*(f"wristworld/Calvin{scene}-v0" for scene in SCENES), "wristworld/LongHorizon-v0"]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", ["wristworld/CalvinD-v0", "wristworld/LongHorizon-v0"])
+@pytest.mark.parametrize("name", IDS)
 def test_gymnasium_accepts_it(name: str) -> None:
-    env = gymnasium.make(name, renderer="bullet-tiny", disable_env_checker=True)
-    check_env(env.unwrapped if "Calvin" in name else env, skip_render_check=False)
+    env = gymnasium.make(name, renderer="bullet-tiny")
+    assert env.unwrapped is env, "the names stand for the environments themselves"
+    check_env(env, skip_render_check=False)
+    env.close()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["wristworld/CalvinA-v0", "wristworld/LongHorizon-v0"])
+def test_stable_baselines_accepts_it(name: str) -> None:
+    checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="stable-baselines3 is not installed")
+    env = gymnasium.make(name, renderer="bullet-tiny")
+    checker.check_env(env)
+    env.close()
+
+
+def test_a_name_with_its_module_needs_no_import() -> None:
+    code = (
+        "import gymnasium\n"
+        "env = gymnasium.make('bench.calvin:wristworld/CalvinB-v0')\n"
+        "env.reset(seed=0, options={'render_views': False})\n"
+        "assert env.unwrapped.scene.name == 'B'\n"
+        "env.close()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_several_side_by_side_under_gymnasium() -> None:
+    env = gymnasium.make_vec("wristworld/CalvinC-v0", num_envs=2, vectorization_mode="sync", renderer="bullet-tiny")
+    observation, _ = env.reset(seed=3)
+    assert observation["scene_obs"].shape == (2, 24)
+    assert observation["rgb_obs"]["rgb_gripper"].shape == (2, 84, 84, 3)
+    assert not np.array_equal(*observation["scene_obs"])
+    alone = CalvinEnv("C", renderer="bullet-tiny")
+    assert np.array_equal(alone.reset(seed=4)[0]["scene_obs"], observation["scene_obs"][1])
+    alone.close()
     env.close()
 
 
 @pytest.mark.parametrize("scene", list(SCENES))
 def test_every_scene_has_an_id(scene: str) -> None:
-    env = gymnasium.make(f"wristworld/Calvin{scene}-v0", renderer="bullet-tiny", disable_env_checker=True)
+    env = gymnasium.make(f"wristworld/Calvin{scene}-v0", renderer="bullet-tiny")
     observation, info = env.reset(seed=0, options={"render_views": False})
     assert observation["scene_obs"].shape == (24,)
     assert list(info["scene_info"]["movable_objects"]) == list(SCENES[scene].block_names())
@@ -76,6 +119,9 @@ def test_views_are_drawn_only_when_wanted(env: CalvinEnv) -> None:
         ("forward", "7 numbers"),
         (None, "shape"),
         ((np.zeros(3), np.zeros(5), 1), "shape"),
+        ((np.zeros(3), np.zeros(4), 1), "quaternion"),
+        (([0, 0, np.nan], np.zeros(3), 1), "nan"),
+        ((np.zeros(3), np.zeros(3), [1, 1]), "action"),
     ],
 )
 def test_senseless_actions_are_refused(env: CalvinEnv, action: object, word: str) -> None:
@@ -100,6 +146,8 @@ def _changed(values: np.ndarray, index: int, value: float) -> np.ndarray:
         (3, 3.0, "switch"),
         (4, 0.5, "lightbulb"),
         (5, 2, "led"),
+        (2, 0.5, "button"),
+        (6, 50.0, "block_red"),
         (8, np.nan, "nan"),
     ],
 )
@@ -119,14 +167,27 @@ def test_impossible_robots_are_refused(env: CalvinEnv, index: int, value: float,
 
 
 def test_unknown_names_are_refused() -> None:
-    for arguments in ({"scene": "E"}, {"renderer": "vulkan"}, {"led_button": "old"}, {"assets": "/nowhere"}):
-        with pytest.raises(UserError):
-            CalvinEnv(**arguments)  # type: ignore[arg-type]
+    wrong = {"scene": "E", "renderer": "vulkan", "led_button": "old", "assets": "/nowhere", "render_mode": "human"}
+    for argument, value in wrong.items():
+        with pytest.raises(UserError, match=value):
+            CalvinEnv(**{argument: value})  # type: ignore[arg-type]
+
+
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    env = CalvinEnv("A", renderer="bullet-tiny")
+    with pytest.raises(UserError, match="call reset"):
+        env.step(STILL)
+    with pytest.raises(UserError, match="reset"):
+        env.task_done("open_drawer")
+    env.close()
 
 
 def test_unknown_reset_option_and_task_are_refused(env: CalvinEnv) -> None:
     with pytest.raises(UserError, match="scene_ob"):
-        env.reset(options={"scene_ob": 1})
+        env.reset(options={"scene_ob": 1, 2: 3})
+    for options in ([1], [], "chain", 7):
+        with pytest.raises(UserError, match="mapping"):
+            env.reset(options=options)  # type: ignore[arg-type]
     env.reset(seed=0, options={"render_views": False})
     with pytest.raises(UserError):
         env.task_done("open_drawr")
@@ -184,14 +245,72 @@ def test_seed_places_the_blocks_apart(env: CalvinEnv) -> None:
         assert not any(body.startswith("block_") for body, _ in block.contacts)
 
 
-def test_long_horizon_walks_a_chain() -> None:
-    env = gymnasium.make("wristworld/LongHorizon-v0", renderer="bullet-tiny", disable_env_checker=True)
-    _, info = env.reset(options={"chain": 3})
+@pytest.mark.shared
+@pytest.mark.parametrize("renderer", ["gl", "bullet-tiny"])
+def test_other_scenes_and_assets_beside_leave_pictures_alone(shared: Path, renderer: str) -> None:
+    def pictures(env: CalvinEnv) -> dict[str, np.ndarray]:
+        return dict(env.reset(seed=2)[0]["rgb_obs"])
+
+    with_assets = {"assets": shared / "calvin/env_data"}
+    recipes: list[dict[str, Any]] = [{"scene": "A"}, {"scene": "C", **with_assets}, {"scene": "D"}]
+    alone = []
+    for recipe in recipes:
+        env = CalvinEnv(**recipe, renderer=renderer)
+        alone.append(pictures(env))
+        env.close()
+    together = [CalvinEnv(**recipe, renderer=renderer) for recipe in recipes]
+    for _ in range(2):
+        for env, expected in zip(together, alone, strict=True):
+            for name, picture in pictures(env).items():
+                assert np.array_equal(picture, expected[name]), (env.scene.name, name)
+    for env in together:
+        env.close()
+
+
+@pytest.fixture(scope="module")
+def long_horizon() -> Iterator[LongHorizon]:
+    env = gymnasium.make("wristworld/LongHorizon-v0", renderer="bullet-tiny")
+    assert isinstance(env, LongHorizon)
+    yield env
+    env.close()
+
+
+NO_VIEWS = {"render_views": False}
+
+
+def test_long_horizon_rewards_each_subtask(long_horizon: LongHorizon) -> None:
+    _, info = long_horizon.reset(options={"chain": 1, **NO_VIEWS})
     assert info["task"] in TASKS
     assert info["instruction"]
-    assert (info["chain"], info["solved"]) == (3, 0)
-    _, reward, terminated, truncated, info = env.step(STILL)
-    assert (reward, terminated, truncated) == (0.0, False, False)
-    with pytest.raises(UserError, match="chain"):
-        env.reset(options={"chain": 1000})
-    env.close()
+    assert (info["chain"], info["solved"]) == (1, 0)
+    first, rng = info["task"], np.random.default_rng(0)
+    for action in islice(expert_actions(long_horizon, first, rng), STEPS_PER_SUBTASK):
+        _, reward, terminated, truncated, info = long_horizon.step(action, render_views=False)
+        if reward:
+            break
+        assert (info["task"], info["solved"]) == (first, 0)
+    assert (reward, terminated, truncated, info["solved"]) == (1.0, False, False, 1)
+    assert info["task"] != first
+
+
+def test_long_horizon_ends_at_the_first_failure(long_horizon: LongHorizon) -> None:
+    long_horizon.reset(options={"chain": 2, **NO_VIEWS})
+    over = [long_horizon.step(STILL, render_views=False)[2] for _ in range(STEPS_PER_SUBTASK)]
+    assert over == [False] * (STEPS_PER_SUBTASK - 1) + [True]
+    with pytest.raises(UserError, match="over"):
+        long_horizon.step(STILL)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chain": 1000}, {"chain": -1}, {"chain": True}, {"chain": "3"}, {"chain": 1.5}, {"scene_obs": 1}, [3], "chain"],
+)
+def test_long_horizon_refuses_what_is_no_chain(long_horizon: LongHorizon, options: Any) -> None:
+    with pytest.raises(UserError, match="chain") as caught:
+        long_horizon.reset(options=options)
+    assert "\n" not in str(caught.value)
+
+
+def test_long_horizon_draws_chains_by_seed(long_horizon: LongHorizon) -> None:
+    drawn = [long_horizon.reset(seed=seed, options=NO_VIEWS)[1]["chain"] for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
