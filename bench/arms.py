@@ -18,7 +18,7 @@ from bench.data.clips import split_paired
 from bench.data.episode import Episode
 from bench.errors import UserError
 from bench.suite import Arm
-from policies.api import ANCHOR, WRIST
+from policies.api import ACTION_DIM, ANCHOR, PROPRIO_DIM, WRIST
 from policies.data import PolicyArrays, resize_frames
 
 ANCHOR_SIZE, WRIST_SIZE = (200, 200), (84, 84)
@@ -91,6 +91,7 @@ def training_arrays(
     plan: WristPlan,
     generated: GeneratedWrist | None,
     sizes: tuple[int, int],
+    device: str = "cpu",
 ) -> PolicyArrays:
     """Read the language windows of a data set as one arm sees them.
 
@@ -99,6 +100,7 @@ def training_arrays(
         plan: the arm's wrist sources; an episode that it does not name has an absent wrist view.
         generated: the overlay, where the plan needs one.
         sizes: side of the anchor and of the wrist image that the network reads, in pixels.
+        device: where images are resized.
 
     Labels are the actions that were executed, where the recording has them, else CALVIN's ``rel_actions``.
 
@@ -109,60 +111,67 @@ def training_arrays(
         raise UserError(
             f"{dataset.directory}: no language windows, policies need them; give a data set with lang_annotations"
         )
+    frames_of = {episode.id: _frames_of(episode) for episode in dataset.episodes}
+    total = sum(map(len, frames_of.values()))
     labels = EXECUTED if EXECUTED in dataset.episodes[0].keys else "rel_actions"
-    anchor_parts, wrist_parts, present_parts, action_parts, proprio_parts = [], [], [], [], []
+    arrays = _Arrays(total, sizes, device)
     windows, window_sentence, window_task, sentences = [], [], [], {}  # type: ignore[var-annotated]
     offset = 0
     for episode in dataset.episodes:
-        frames = _frames_of(episode)
+        frames, source = frames_of[episode.id], plan.sources.get(episode.id, "absent")
         if not len(frames):
             continue
-        source = plan.sources.get(episode.id, "absent")
         row_of = np.full(len(episode) + 1, -1, dtype=np.int64)
         row_of[frames] = offset + np.arange(len(frames))
         for start, stop in _stretches(frames):
             keys = [STATIC, labels, "robot_obs", *([GRIPPER] if source == "real" else [])]
             loaded = episode.load(keys, start, stop)
-            anchor_parts.append(resize_frames(loaded[STATIC], sizes[0]))
-            wrist_parts.append(_wrist(episode, source, loaded, generated, start, stop, sizes[1]))
-            present_parts.append(np.full(stop - start, source != "absent"))
-            action_parts.append(loaded[labels].astype(np.float32))
-            proprio_parts.append(loaded["robot_obs"].astype(np.float32))
+            wrist = loaded.get(GRIPPER)
+            if source == "generated":
+                if generated is None:
+                    raise UserError(
+                        f"episode {episode.id}: the arm needs generated wrist views and there is no overlay"
+                    )
+                wrist = generated.load(episode.id, start, stop)
+            arrays.put(slice(row_of[start], row_of[start] + stop - start), loaded, labels, wrist)
         for window in episode.windows:
             first = row_of[window.start]
             windows.append((first, first + window.stop - window.start))
             window_sentence.append(sentences.setdefault(window.instruction, len(sentences)))
             window_task.append(window.task)
         offset += len(frames)
-    actions = np.concatenate(action_parts)
-    actions[:, 6] = np.where(actions[:, 6] > 0, 1.0, -1.0)
     return PolicyArrays(
-        anchor=np.concatenate(anchor_parts),
-        wrist=np.concatenate(wrist_parts),
-        wrist_present=np.concatenate(present_parts),
-        actions=actions,
+        anchor=arrays.anchor,
+        wrist=arrays.wrist,
+        wrist_present=arrays.present,
+        actions=arrays.actions,
         windows=np.array(windows, dtype=np.int64),
         window_sentence=np.array(window_sentence, dtype=np.int64),
         sentences=tuple(sentences),
         window_task=tuple(window_task),
-        proprio=np.concatenate(proprio_parts),
+        proprio=arrays.proprio,
         view_sizes={ANCHOR: ANCHOR_SIZE, WRIST: WRIST_SIZE},
     )
 
 
-def _wrist(
-    episode: Episode,
-    source: WristSource,
-    loaded: Mapping[str, NDArray[np.uint8]],
-    generated: GeneratedWrist | None,
-    start: int,
-    stop: int,
-    size: int,
-) -> NDArray[np.uint8]:
-    if source == "real":
-        return resize_frames(loaded[GRIPPER], size)
-    if source == "generated":
-        if generated is None:
-            raise UserError(f"episode {episode.id}: the arm needs generated wrist views and there is no overlay")
-        return resize_frames(generated.load(episode.id, start, stop), size)
-    return np.zeros((stop - start, size, size, 3), dtype=np.uint8)
+class _Arrays:
+    """The frames of all windows, each array made once: a large data set must not lie in memory twice."""
+
+    def __init__(self, frames: int, sizes: tuple[int, int], device: str) -> None:
+        anchor, wrist = sizes
+        self.device = device
+        self.anchor = np.empty((frames, anchor, anchor, 3), np.uint8)
+        self.wrist = np.zeros((frames, wrist, wrist, 3), np.uint8)
+        self.present = np.zeros(frames, np.bool_)
+        self.actions = np.empty((frames, ACTION_DIM), np.float32)
+        self.proprio = np.empty((frames, PROPRIO_DIM), np.float32)
+
+    def put(self, rows: slice, loaded: Mapping[str, NDArray], labels: str, wrist: NDArray[np.uint8] | None) -> None:
+        """Keep one stretch of frames; ``wrist`` is None where the arm has none."""
+        resize_frames(loaded[STATIC], self.anchor.shape[1], self.device, self.anchor[rows])
+        if wrist is not None:
+            resize_frames(wrist, self.wrist.shape[1], self.device, self.wrist[rows])
+            self.present[rows] = True
+        self.actions[rows] = loaded[labels]
+        self.actions[rows, -1] = np.where(loaded[labels][:, -1] > 0, 1.0, -1.0)
+        self.proprio[rows] = loaded["robot_obs"]

@@ -28,6 +28,13 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def gpus() -> int:
+    """Return how many GPUs this machine has, at least 1 for what is divided by it."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
 @dataclass(frozen=True)
 class GenerateJob:
     """One episode whose wrist view is to be generated.
@@ -101,7 +108,7 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     started = time.monotonic()
     overlay = None if job.overlay is None else Overlay.open(job.overlay)
     sizes = (job.config.anchor_size, job.config.wrist_size)
-    arrays = training_arrays(CalvinDataset(job.root, "training"), job.plan, overlay, sizes)
+    arrays = training_arrays(CalvinDataset(job.root, "training"), job.plan, overlay, sizes, job.device)
     train_policy(
         arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress
     )

@@ -6,6 +6,7 @@ is in ``bench/suite.py``, the loop in ``bench/rollout/chain.py``, the number in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,7 +176,7 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
         here = options.progress and options.workers == 0
         return jobs.TrainJob(str(job.root), plans[arm.name], overlay, config, seed, str(folder), where, here)
 
-    gpus = 1 / max(1, len(todo)) if where == "cuda" else 0
+    gpus = 1 / math.ceil(max(1, len(todo)) / jobs.gpus()) if where == "cuda" else 0
     folders = {
         one.name.removeprefix("train-"): job.run.directory_of(one) for one in wanted if job.run.found(one) is None
     }

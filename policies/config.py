@@ -45,7 +45,7 @@ class TrainingConfig:
         checkpoint_every: steps between the states from which a killed run continues.
         validate_every: steps between validations; 0 validates at the end only.
         log_every: steps between rows of ``history.jsonl``.
-        compile: use ``torch.compile`` for the training step.
+        compile: use ``torch.compile`` for the training step; None: on a GPU only.
     """
 
     steps: int = 8000
@@ -61,7 +61,7 @@ class TrainingConfig:
     checkpoint_every: int = 500
     validate_every: int = 0
     log_every: int = 20
-    compile: bool = False
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train, by name."""
@@ -93,6 +93,7 @@ class FlowPolicyConfig:
         width: channels of the encoder's first stage; each of the four stages doubles them.
         blocks: residual blocks a stage.
         stem_stride: stride of the first convolution (2 or 4).
+        cell: pixels a side that one token stands for; later stages halve the map only until it is reached.
         dim, layers, heads: the action transformer.
         chunk: K, actions predicted at a time.
         execute: how many of them are carried out before asking again.
@@ -111,6 +112,7 @@ class FlowPolicyConfig:
     width: int = 32
     blocks: int = 2
     stem_stride: int = 2
+    cell: int = 16
     dim: int = 256
     layers: int = 4
     heads: int = 8
@@ -132,9 +134,12 @@ class FlowPolicyConfig:
                 raise PolicyError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.stem_stride not in (2, 4):
             raise PolicyError(f"stem_stride: expected 2 or 4, got {self.stem_stride}")
+        cells = [self.stem_stride * 2**halvings for halvings in range(ENCODER_STAGES)]
+        if self.cell not in cells:
+            raise PolicyError(f"cell: expected one of {cells} at stem_stride {self.stem_stride}, got {self.cell}")
         for name in ("anchor_size", "wrist_size"):
-            if getattr(self, name) < self.stride:
-                raise PolicyError(f"{name}: {getattr(self, name)} px leaves no cell at stride {self.stride}")
+            if getattr(self, name) < self.cell:
+                raise PolicyError(f"{name}: {getattr(self, name)} px leaves no cell of {self.cell} px")
         if self.dim % (2 * self.heads):
             raise PolicyError(f"dim {self.dim} must be a multiple of twice heads ({self.heads})")
         if not 1 <= self.execute <= self.chunk:
@@ -143,9 +148,9 @@ class FlowPolicyConfig:
             raise PolicyError(f"head: expected one of {list(HEADS)}, got {self.head!r}")
 
     @property
-    def stride(self) -> int:
-        """Pixels a side that one spatial cell of the last stage stands for."""
-        return self.stem_stride * 2 ** (ENCODER_STAGES - 1)
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the encoder's stages."""
+        return tuple(2 if stage and self.stem_stride * 2**stage <= self.cell else 1 for stage in range(ENCODER_STAGES))
 
     @classmethod
     def tiny(cls, **changes: Any) -> FlowPolicyConfig:
@@ -169,8 +174,8 @@ class FlowPolicyConfig:
         """About 45M parameters."""
         training = TrainingConfig(batch=256, learning_rate=2e-4)
         values: dict[str, Any] = {
-            "name": "base", "anchor_size": 128, "wrist_size": 84, "width": 64, "stem_stride": 4, "dim": 384,
-            "layers": 6, "training": training,
+            "name": "base", "anchor_size": 128, "wrist_size": 84, "width": 64, "stem_stride": 4, "cell": 32,
+            "dim": 384, "layers": 6, "training": training,
         }  # fmt: skip
         return cls(**(values | changes))
 

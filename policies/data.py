@@ -24,14 +24,23 @@ from policies.normalise import Normaliser
 RESIZE_BATCH = 256
 
 
-def resize_frames(frames: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize uint8 (N, H, W, 3) to (N, size, size, 3) exactly as the policy resizes what it sees at test time."""
+def resize_frames(
+    frames: NDArray[np.uint8], size: int, device: str | torch.device = "cpu", out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Resize uint8 (N, H, W, 3) to (N, size, size, 3) exactly as the policy resizes what it sees at test time.
+
+    Args:
+        frames: the images.
+        size: wanted side in pixels.
+        device: where to compute: a GPU is much faster, and may round a value the other way.
+        out: where to write, or None for a new array.
+    """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise PolicyError(f"frames: expected uint8 (N, H, W, 3), got {frames.dtype} {frames.shape}")
-    small = np.empty((len(frames), size, size, 3), np.uint8)
+    small = np.empty((len(frames), size, size, 3), np.uint8) if out is None else out
     for start in range(0, len(frames), RESIZE_BATCH):
         part = torch.from_numpy(np.ascontiguousarray(frames[start : start + RESIZE_BATCH]))
-        small[start : start + RESIZE_BATCH] = resize_images(part, size).numpy()
+        small[start : start + RESIZE_BATCH] = resize_images(part.to(device), size).cpu().numpy()
     return small
 
 

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from policies.config import ENCODER_STAGES
-
 CHANNELS_PER_GROUP = 16
 
 
@@ -29,6 +27,13 @@ def resize_images(images: Tensor, size: int) -> Tensor:
 
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
+
+
+def _cells(size: int, strides: tuple[int, ...]) -> int:
+    """Return how many cells an image of ``size`` pixels a side has after convolutions with these strides."""
+    for stride in strides:
+        size = -(-size // stride)
+    return size * size
 
 
 class ResidualBlock(nn.Module):
@@ -57,7 +62,9 @@ class ViewEncoder(nn.Module):
     absent-view token, and the mask says which of them count.  So a policy without a wrist view is the same network.
     """
 
-    def __init__(self, size: int, width: int, blocks: int, stem_stride: int, dim: int) -> None:
+    def __init__(
+        self, size: int, width: int, blocks: int, stem_stride: int, strides: tuple[int, ...], dim: int
+    ) -> None:
         super().__init__()
         self.size = size
         kernel = 2 * stem_stride - 1
@@ -65,23 +72,17 @@ class ViewEncoder(nn.Module):
         self.stem_norm = _norm(width)
         stages: list[nn.Module] = []
         channels = width
-        for stage in range(ENCODER_STAGES):
+        for stage, stride in enumerate(strides):
             wider = width * 2**stage
             for block in range(blocks):
-                stages.append(ResidualBlock(channels, wider, 2 if stage > 0 and block == 0 else 1))
+                stages.append(ResidualBlock(channels, wider, stride if block == 0 else 1))
                 channels = wider
         self.stages = nn.Sequential(*stages)
-        self.cells = self._cells(stem_stride)
+        self.cells = _cells(size, (stem_stride, *strides))
         self.project = nn.Linear(channels, dim)
         self.position = nn.Parameter(torch.randn(self.cells, dim) * 0.02)
         self.camera = nn.Parameter(torch.randn(dim) * 0.02)
         self.absent = nn.Parameter(torch.randn(dim) * 0.02)
-
-    def _cells(self, stem_stride: int) -> int:
-        side = -(-self.size // stem_stride)
-        for _ in range(ENCODER_STAGES - 1):
-            side = -(-side // 2)
-        return side * side
 
     def forward(self, images: Tensor | None, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (B, N, D) and mask (B, N), true where a token counts.

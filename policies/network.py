@@ -47,7 +47,7 @@ class FlowNetwork(nn.Module):
     def __init__(self, config: FlowPolicyConfig) -> None:
         super().__init__()
         self.config = config
-        shape = (config.width, config.blocks, config.stem_stride, config.dim)
+        shape = (config.width, config.blocks, config.stem_stride, config.strides, config.dim)
         self.anchor = ViewEncoder(config.anchor_size, *shape)
         self.wrist = ViewEncoder(config.wrist_size, *shape)
         self.sentence = nn.Linear(config.text_dim, config.dim)

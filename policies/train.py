@@ -120,7 +120,8 @@ def train_policy(
     held_out = None if validation is None else on_device(validation, 0.0)
     order = SampleOrder(len(data), settings.batch, seed)
     generator = torch.Generator(device)
-    loss_of = torch.compile(network.loss) if settings.compile else network.loss
+    compiles = settings.compile if settings.compile is not None else device.type == "cuda"
+    loss_of = torch.compile(network.loss) if compiles else network.loss
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
     started, first_step, rates = time.monotonic(), step, _Schedule(settings, time_limit_s)

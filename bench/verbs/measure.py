@@ -26,6 +26,12 @@ def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
     return result
 
 
+def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.perf_policy import measure
+
+    return measure(args.scale, device=args.device, steps=args.steps, batch=args.batch)
+
+
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     parity = verbs.add("parity", _parity, "compare this CALVIN world with recordings of the original",
@@ -40,3 +46,9 @@ def add(verbs: Verbs) -> None:
     env.add_argument("--steps", type=whole, default=300, metavar="N")
     env.add_argument("--workers", type=whole, nargs="+", default=[], metavar="W", help="also with W processes at once")
     add_world(env)
+    policy = perf.add("policy", _perf_policy, "training samples a second and latency of a policy, beside the device's",
+                      "perf policy --scale tiny --json")  # fmt: skip
+    policy.add_argument("--scale", choices=("tiny", "small", "base"), default="small")
+    policy.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    policy.add_argument("--steps", type=whole, default=60, metavar="N", help="training steps; half of them warm up")
+    policy.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
