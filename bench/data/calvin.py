@@ -8,6 +8,7 @@ Frames are opened when asked for.  Not here: writing (:mod:`bench.data.calvin_wr
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from bench.data.arrays import ArraySpec, first_line, list_npz, load_npy, load_npz
 from bench.data.episode import Episode, Window
+from bench.data.packed import PLAN_FILE, Pack, PackedFrames
 from bench.data.unpickle import load_object_npy
 from bench.errors import UserError
 
@@ -93,7 +95,11 @@ class CalvinFrames:
 
     def keys(self, frame: int) -> tuple[str, ...]:
         """Return the keys recorded in one frame."""
-        return list_npz(frame_path(self.directory, frame))
+        return list_npz(self.path(frame))
+
+    def path(self, frame: int) -> Path:
+        """Return the file of a frame."""
+        return frame_path(self.directory, frame)
 
     def read(self, frames: range, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return key to array (T, …) for the T frames; every row is unpacked straight into the result."""
@@ -198,12 +204,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class CalvinDataset:
-    """A split of a CALVIN data set.
+    """A split of a CALVIN data set, in CALVIN's own form or packed.
 
     Attributes:
         root: folder of the data set.
         split: ``"training"`` or ``"validation"``.
         directory: folder of the split.
+        source: reads its frames; a :class:`~bench.data.packed.PackedFrames` where the split is packed.
         episodes: its episodes, by first frame.
         stray: language windows that lie in no episode; :func:`bench.data.check.check` reports them.
     """
@@ -224,17 +231,21 @@ class CalvinDataset:
         self.directory = self.root / split
         if not self.directory.is_dir():
             raise UserError(f"{self.directory}: expected a CALVIN split, got no such folder; pass the data set's root")
-        frames = CalvinFrames(self.directory, workers)
+        packed = (self.directory / PLAN_FILE).is_file()
+        self.source = PackedFrames(Pack.open(self.directory)) if packed else CalvinFrames(self.directory, workers)
         annotations = sorted(read_annotations(self.directory), key=lambda window: (window.first, window.last))
+        begins = [window.first for window in annotations]
         scenes = read_scenes(self.directory)
         episodes, placed = [], 0
         for first, last in read_ranges(self.directory):
-            inside = [window for window in annotations if first <= window.first <= window.last <= last]
+            candidates = annotations[bisect_left(begins, first) : bisect_right(begins, last)]
+            inside = [window for window in candidates if window.last <= last]
             windows = tuple(_window(entry, first) for entry in inside)
             scene = next((name for name, low, high in scenes if low <= first and last <= high), "")
-            episodes.append(Episode(f"{first:07d}", scene, first, last, windows, frames))
+            episodes.append(Episode(f"{first:07d}", scene, first, last, windows, self.source))
             placed += len(windows)
         self.episodes = tuple(episodes)
+        self._by_id = {episode.id: episode for episode in episodes}
         spans = [(episode.first, episode.last) for episode in self.episodes]
         self.stray = (
             ()
@@ -252,9 +263,8 @@ class CalvinDataset:
 
     def __getitem__(self, identifier: str) -> Episode:
         """Return an episode by its id."""
-        for episode in self.episodes:
-            if episode.id == identifier:
-                return episode
+        if identifier in self._by_id:
+            return self._by_id[identifier]
         raise UserError(
             f"{self.directory}: expected an episode id such as {self.episodes[0].id}, got {identifier!r}; see .episodes"
         )

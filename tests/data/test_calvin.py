@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.data.calvin import CalvinDataset, describe, frame_path, relative_actions
-from bench.data.calvin_writer import save_object_npy
+from bench.data.calvin_index import save_object_npy
 from bench.data.episode import Episode, Window
 from bench.errors import UserError
 

@@ -133,7 +133,7 @@ def test_a_run_that_was_cut_short_goes_on(tmp_path, recording):
     for left_over in (4, 40):
         (partial / f"episode_{left_over:07d}.npz").write_bytes(b"half a frame")
     with (partial / "journal.jsonl").open("a") as journal:
-        journal.write('{"name": "demo1", "fir')
+        journal.write('[{"name": "demo1", "fir')
     assert not (tmp_path / "cut" / "training").exists()
 
     again = CalvinWriter(tmp_path / "cut")
@@ -229,7 +229,7 @@ def test_the_journal_is_json_and_no_pickle(tmp_path, recording):
     writer = CalvinWriter(tmp_path)
     writer.add_episode(recording(2), name="x")
     raw = (tmp_path / ".training.partial" / "journal.jsonl").read_bytes()
-    assert json.loads(raw)["name"] == "x"
+    assert [entry["name"] for entry in json.loads(raw)] == ["x"]
     with pytest.raises(pickle.UnpicklingError):
         pickle.loads(raw)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from bench.data.calvin import frame_path
-from bench.data.calvin_writer import CalvinWriter, save_object_npy
+from bench.data.calvin_index import save_object_npy
+from bench.data.calvin_writer import CalvinWriter
 from bench.data.check import check
 from bench.data.episode import Window
 from bench.errors import UserError

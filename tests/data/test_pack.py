@@ -11,7 +11,9 @@ from bench.data.calvin import CalvinDataset, frame_path
 from bench.data.calvin_writer import CalvinWriter
 from bench.data.clips import ClipDataset
 from bench.data.episode import Window
-from bench.data.pack import PACKED_KEYS, Pack, pack
+from bench.data.fingerprint import dataset_hash
+from bench.data.pack import PACKED_KEYS, pack, pack_dataset
+from bench.data.packed import DEPTH_STEP, PLAN_FILE, Pack, PackedFrames
 from bench.errors import UserError
 
 
@@ -31,8 +33,12 @@ def same(mine, theirs, *where) -> None:
 def test_a_pack_reads_as_the_data_set(dataset, tmp_path, rows):
     done = []
     packed = pack(dataset, tmp_path / "pack", rows_per_shard=rows, each=done.append)
+    assert isinstance(packed.source, PackedFrames)
     assert sum(done) == len(packed) == len(dataset)
-    for mine, theirs in zip(packed.attach(dataset), dataset.episodes, strict=True):
+    assert packed.windows == dataset.windows
+    for key, numbers in dataset.statistics.items():
+        np.testing.assert_array_equal(packed.statistics[key], numbers)
+    for mine, theirs in zip(packed.episodes, dataset.episodes, strict=True):
         assert mine == theirs
         for where in ((), (0, 1), (2, 5), (0, None, 3), (1, 4, 2)):
             same(mine, theirs, *where)
@@ -40,7 +46,7 @@ def test_a_pack_reads_as_the_data_set(dataset, tmp_path, rows):
 
 def test_clips_are_cut_from_a_pack(dataset, tmp_path):
     packed = pack(dataset, tmp_path / "pack")
-    clips = ClipDataset(packed.attach(dataset), length=4, cache=False)
+    clips = ClipDataset(packed, length=4, cache=False)
     direct = ClipDataset(dataset, length=4, depth=False)
     for mine, theirs in zip(clips, direct, strict=True):
         np.testing.assert_array_equal(mine.views["wrist"], theirs.views["wrist"])
@@ -52,13 +58,16 @@ def test_only_the_language_windows(tmp_path, recording):
     writer.add_episode(recording(3))
     dataset = writer.finish()
     packed = pack(dataset, tmp_path / "pack", windows_only=True)
-    assert packed.stretches == [(1, 4), (7, 9)]
-    episode = packed.attach(dataset)[0]
-    same(episode, dataset.episodes[0], 1, 5)
-    same(episode, dataset.episodes[0], 8, 10)
+    assert [(episode.first, episode.last) for episode in packed.episodes] == [(1, 4), (7, 9)]
+    assert [[window.task for window in episode.windows] for episode in packed.episodes] == [["a", "b"], ["c"]]
+    assert packed.episodes[0].windows[1] == Window(2, 4, "b", "b")
+    for episode in packed.episodes:
+        part = dataset.episodes[0].load(PACKED_KEYS, episode.first, episode.last + 1)
+        for key, array in episode.load(PACKED_KEYS).items():
+            np.testing.assert_array_equal(array, part[key])
     for start, stop in ((0, 2), (3, 8), (5, 6), (1, 10)):
         with pytest.raises(UserError, match="not all packed"):
-            episode.load(["robot_obs"], start, stop)
+            packed.source.read(range(start, stop), ["robot_obs"])
 
 
 def test_nothing_to_pack(tmp_path, recording):
@@ -80,51 +89,99 @@ def test_an_interrupted_pack_goes_on(dataset, tmp_path):
 
     with pytest.raises(KilledError):
         pack(dataset, tmp_path / "pack", rows_per_shard=10, each=stop)
-    with pytest.raises(UserError, match="pack again"):
-        Pack.open(tmp_path / "pack")
-    first = (tmp_path / "pack" / "rgb_static_0000.npy").stat().st_mtime_ns
+    directory = tmp_path / "pack" / "training"
+    with pytest.raises(UserError, match="index"):
+        CalvinDataset(tmp_path / "pack")
+    first = (directory / "rgb_static_0000.npy").stat().st_mtime_ns
     packed = pack(dataset, tmp_path / "pack", rows_per_shard=10)
-    assert (tmp_path / "pack" / "rgb_static_0000.npy").stat().st_mtime_ns == first
-    same(packed.attach(dataset)[1], dataset.episodes[1])
-    assert not [path for path in (tmp_path / "pack").iterdir() if path.is_dir()]
+    assert (directory / "rgb_static_0000.npy").stat().st_mtime_ns == first
+    same(packed.episodes[1], dataset.episodes[1])
+    assert {path.name for path in directory.iterdir() if path.is_dir()} == {"lang_annotations", ".hydra"}
+    assert not list(directory.glob("unfinished*"))
 
 
 def test_a_damaged_frame_leaves_no_shard(spoiled, tmp_path):
     frame_path(spoiled / "training", 90).write_bytes(b"")
     with pytest.raises(UserError, match="episode_0000090"):
         pack(CalvinDataset(spoiled), tmp_path / "pack")
-    assert list((tmp_path / "pack").glob("*.npy")) == []
+    assert list((tmp_path / "pack" / "training").glob("*.npy")) == []
 
 
 def test_another_pack_or_data_set_is_refused(dataset, spoiled, tmp_path):
-    packed = pack(dataset, tmp_path / "pack")
-    with pytest.raises(UserError, match="got another's"):
+    pack(dataset, tmp_path / "pack")
+    pack(dataset, tmp_path / "pack")
+    with pytest.raises(UserError, match="got another"):
         pack(dataset, tmp_path / "pack", keys=["rgb_gripper"])
     path = frame_path(spoiled / "training", 90)
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(UserError, match="got another's"):
-        packed.attach(CalvinDataset(spoiled))
+    with pytest.raises(UserError, match="got another"):
+        pack(CalvinDataset(spoiled), tmp_path / "pack")
+    with pytest.raises(UserError, match="choose another --out"):
+        pack(dataset, dataset.root)
 
 
 def test_damaged_packs_are_refused(dataset, tmp_path):
     packed = pack(dataset, tmp_path / "pack")
-    shard = packed.path("rgb_static", 0)
+    directory = packed.directory
+    shard = directory / "rgb_static_0000.npy"
     whole = shard.read_bytes()
     for spoiled in (whole[:-1], b"", whole[:50], np.zeros(3).tobytes()):
         shard.write_bytes(spoiled)
         with pytest.raises(UserError, match="rgb_static_0000"):
-            Pack.open(tmp_path / "pack")
+            CalvinDataset(tmp_path / "pack")
     shard.unlink()
     with pytest.raises(UserError, match="pack again"):
-        Pack.open(tmp_path / "pack")
-    for plan in ("", "[]", "{}", json.dumps({"dataset": "x", "keys": {"a": 3}})):
-        (tmp_path / "pack" / "plan.json").write_text(plan)
+        CalvinDataset(tmp_path / "pack")
+    plan = json.loads((directory / PLAN_FILE).read_text())
+    for content in ("", "[]", "{}", json.dumps(plan | {"shards": [3]}), json.dumps(plan | {"keys": {"a": 3}})):
+        (directory / PLAN_FILE).write_text(content)
         with pytest.raises(UserError, match="plan"):
-            Pack.open(tmp_path / "pack")
+            CalvinDataset(tmp_path / "pack")
+    with pytest.raises(UserError, match="make one first"):
+        Pack.open(tmp_path / "nowhere")
 
 
 def test_a_key_that_was_not_packed(dataset, tmp_path):
-    episode = pack(dataset, tmp_path / "pack", keys=["robot_obs"]).attach(dataset)[0]
+    episode = pack(dataset, tmp_path / "pack", keys=["robot_obs"]).episodes[0]
     assert episode.keys == ("robot_obs",)
     with pytest.raises(UserError, match="rgb_static"):
         episode.load(["rgb_static"])
+
+
+def test_depth_is_off_by_half_a_step_at_most(tmp_path, recording):
+    frames = recording(4, depth=True)
+    frames["depth_static"] = np.random.default_rng(0).uniform(0, 10, (5, 200, 200)).astype(np.float32)
+    writer = CalvinWriter(tmp_path / "whole")
+    writer.add_episode(frames)
+    packed = pack(writer.finish(), tmp_path / "pack", keys=["depth_static"])
+    depth = packed.episodes[0].load(["depth_static"])["depth_static"]
+    assert depth.dtype == np.float32
+    assert np.abs(depth - frames["depth_static"][:-1]).max() <= DEPTH_STEP / 2 + 2e-6
+    assert np.load(packed.directory / "depth_static_0000.npy").dtype == np.uint16
+
+
+@pytest.mark.parametrize("metres", [-0.1, 14.0])
+def test_a_depth_that_does_not_fit_is_refused(tmp_path, recording, metres):
+    frames = recording(2, depth=True)
+    frames["depth_static"][1, 5, 5] = metres
+    writer = CalvinWriter(tmp_path / "whole")
+    writer.add_episode(frames)
+    with pytest.raises(UserError, match="depth_static"):
+        pack(writer.finish(), tmp_path / "pack", keys=["depth_static"])
+
+
+def test_the_hash_of_a_pack_hangs_on_its_content(dataset, tmp_path):
+    first, second = (pack(dataset, tmp_path / name) for name in ("one", "two"))
+    assert dataset_hash(first) == dataset_hash(second) != dataset_hash(dataset)
+    shard = second.directory / "rgb_static_0000.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert dataset_hash(CalvinDataset(tmp_path / "two")) != dataset_hash(first)
+
+
+def test_every_split_is_packed(tiny_root, tmp_path):
+    assert list(pack_dataset(tiny_root, tmp_path / "pack")) == ["training"]
+    assert len(CalvinDataset(tmp_path / "pack")) == 26
+    with pytest.raises(UserError, match="training/"):
+        pack_dataset(tmp_path / "nowhere", tmp_path / "other")

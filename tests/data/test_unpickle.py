@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib import format as npy_format
 
-from bench.data.calvin_writer import save_object_npy
+from bench.data.calvin_index import save_object_npy
 from bench.data.unpickle import load_object_npy, loads
 from bench.errors import UserError
 
