@@ -6,28 +6,36 @@ die of (a simulator that crashes or hangs) the driver sees as a lost worker.
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
+import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, World, WristMode, run_chain
+from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, Chunk, Course, WristMode, chain_course
 from bench.rollout.film import Film, Films, is_kept
-from bench.rollout.inference import MAX_BATCH, MAX_WAIT_S, BatchingServer, RemotePolicy
-from bench.rollout.sources import GeneratorSource, PolicySource, Script, check_fit
+from bench.rollout.inference import MAX_BATCH, MAX_WAIT_S, BatchingServer, Padded, RemotePolicy
+from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
+from bench.rollout.spent import Spent, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
 from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec
 from worldmodel.api import WorldModelError, WristGenerator
 
+Mind = Policy | Script | RemotePolicy
+
 REARM_S = 1.0
 """How often the watchdog is told that the simulator moves; telling it starts a thread, so not at every step."""
+
+TURN_S = 0.25
+"""How long one chain may keep the worker from its other chains and from answering the driver."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +69,34 @@ class Outcome:
 
     Attributes:
         kind: ``"done"``; ``"policy"``, the policy failed and would again; ``"user"``, nothing can run like this;
-            ``"fault"``, the machinery failed.
+            ``"unserved"``, the inference actor is gone; ``"fault"``, other machinery failed.
         result: the chain's result where done.
         reason: one line, where not.
         film: the chain as MP4, where it was asked for.
+        spent: where the worker's time went.
     """
 
-    kind: Literal["done", "policy", "user", "fault"]
+    kind: Literal["done", "policy", "user", "unserved", "fault"]
     result: ChainResult | None = None
     reason: str = ""
     film: bytes | None = None
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 class ChainWorker:
-    """Owns one world and the policies that it has met; rolls one chain out at a time.
+    """Rolls chains out, several side by side: while one waits for its policy, another one's world moves.
+
+    All of them share one thread.  Physics holds the interpreter's lock, so threads would gain nothing, and a chain
+    gives way only where it asks its policy.
 
     Args:
-        world: the world's recipe.
+        world: the world's recipe; each chain under way has a world of its own.
         steps_per_subtask: step budget.
         instructions: task to sentence, or None for the evaluation sentences.
         watchdog_s: seconds without a control step after which this process ends itself; None where it must not.
         import_path: folders that the driver imports from and this process may not know yet.
         films: which chains are filmed.
+        pad_to: batch size that a policy loaded here is always given; 0 for one observation at a time.
     """
 
     def __init__(
@@ -93,79 +107,137 @@ class ChainWorker:
         watchdog_s: float | None = None,
         import_path: Sequence[str] = (),
         films: Films = "none",
+        pad_to: int = 0,
     ) -> None:
         import_also(import_path)
-        self._films = films
+        self._films, self._pad_to = films, pad_to
         self._options, self._steps, self._instructions = world, steps_per_subtask, instructions
-        self._watchdog_s, self._armed = watchdog_s, 0.0
-        self._world: World | None = None
-        self._loaded: dict[str, tuple[Policy | Script, WristGenerator | None]] = {}
+        self._watchdog_s, self._armed, self._under_way = watchdog_s, 0.0, 0
+        self._free: list[TimedWorld] = []
+        self._loaded: dict[str, tuple[Mind, WristGenerator | None]] = {}
 
-    def prepare(self) -> tuple[dict[str, Any], str]:
-        """Build the world; return (facts, "") or ({}, what went wrong)."""
+    async def prepare(self) -> tuple[dict[str, Any], str]:
+        """Build the first world; return (facts, "") or ({}, what went wrong)."""
         try:
-            self._alive()
+            self._begin()
             _one_torch_thread()
-            self._world = self._options.build()
-            return world_facts(self._world), ""
+            self._free.append(TimedWorld(self._options.build()))
+            return {**world_facts(self._free[0])}, ""
         except Exception as error:
             return {}, _one_line(error)
         finally:
-            self._rest()
+            self._end()
 
-    def run(self, job: Job, chain: Chain, remote: RemotePolicy | None = None) -> Outcome:
+    async def pulse(self) -> int:
+        """Return this process's id, as soon as it comes to it: the driver asks whether the worker is alive."""
+        return os.getpid()
+
+    async def run(self, job: Job, chain: Chain, remote: RemotePolicy | None = None) -> Outcome:
         """Roll one chain out."""
+        world: TimedWorld | None = None
         try:
-            self._alive()
+            self._begin()
             policy, generator = self._meet(job, remote)
-            if self._world is None:
-                self._world = self._options.build()
-            film = Film() if self._films != "none" else None
-            result = run_chain(
-                self._world,
-                policy,
-                chain,
-                seed=job.seed,
-                arm=job.arm,
-                wrist=job.wrist,
-                generator=generator,
-                steps_per_subtask=self._steps,
-                instructions=self._instructions,
-                recorder=film,
-                alive=self._alive,
-            )
-            kept = film is not None and is_kept(self._films, result)
-            return Outcome("done", result, film=film.finish() if film is not None and kept else None)
-        except PolicyError as error:
-            return Outcome("policy", reason=str(error))
-        except (UserError, WorldModelError) as error:
-            return Outcome("user", reason=str(error))
+            world = self._free.pop() if self._free else TimedWorld(self._options.build())
+            outcome = await self._roll(world, policy, generator, job, chain)
+            self._free.append(world)
+            return outcome
         except Exception as error:
-            self.close()
-            return Outcome("fault", reason=_one_line(error))
+            return self._failed(error, world)
         finally:
-            self._rest()
+            self._end()
+
+    async def _roll(self, world: TimedWorld, policy: Mind, generator: Any, job: Job, chain: Chain) -> Outcome:
+        film = Film() if self._films != "none" else None
+        world.spent.clear()
+        course = chain_course(
+            world,
+            policy,  # type: ignore[arg-type]  # only the spec of a remote policy is read there
+            chain,
+            seed=job.seed,
+            arm=job.arm,
+            wrist=job.wrist,
+            generator=generator,
+            steps_per_subtask=self._steps,
+            instructions=self._instructions,
+            recorder=film,
+        )
+        result = await self._follow(course, policy, world.spent)
+        kept = film is not None and is_kept(self._films, result)
+        footage = film.finish() if film is not None and kept else None
+        return Outcome("done", result, film=footage, spent=dict(world.spent))
+
+    async def _follow(self, course: Course, policy: Mind, spent: Spent) -> ChainResult:
+        """Answer a chain's questions to its end."""
+        answer: Chunk | None = None
+        turn = time.perf_counter()
+        while True:
+            try:
+                question = course.send(answer)
+            except StopIteration as end:
+                spent["busy"] += time.perf_counter() - turn
+                result: ChainResult = end.value
+                return result
+            answer = None
+            if question is None:
+                self._alive()
+                if time.perf_counter() - turn < TURN_S:
+                    continue
+                spent["busy"] += time.perf_counter() - turn
+                await asyncio.sleep(0)
+                turn = time.perf_counter()
+                continue
+            asked = time.perf_counter()
+            spent["requests"] += 1
+            if isinstance(policy, RemotePolicy):
+                spent["busy"] += asked - turn
+                answer = await policy.ask(question.observation, question.seed)
+                turn = time.perf_counter()
+                spent["waiting"] += turn - asked
+            elif not isinstance(policy, Script):
+                answer = ask(policy, question.observation, question.seed)
+                spent["policy"] += time.perf_counter() - asked
+
+    def _failed(self, error: Exception, world: TimedWorld | None) -> Outcome:
+        """Say how an attempt failed; a world goes back unless it may be what is broken."""
+        innocent = isinstance(error, (PolicyError, PolicyLostError, UserError, WorldModelError))
+        if world is not None and innocent:
+            self._free.append(world)
+        elif world is not None:
+            world.close()
+        if isinstance(error, PolicyError):
+            return Outcome("policy", reason=str(error))
+        if isinstance(error, PolicyLostError):
+            return Outcome("unserved", reason=str(error))
+        if innocent:
+            return Outcome("user", reason=str(error))
+        return Outcome("fault", reason=_one_line(error))
 
     def close(self) -> None:
-        """Close the world; the next chain builds another."""
-        world, self._world = self._world, None
-        if world is not None and hasattr(world, "close"):
-            world.close()
+        """Close the worlds; the next chain builds another."""
+        while self._free:
+            self._free.pop().close()
 
-    def _meet(self, job: Job, remote: RemotePolicy | None) -> tuple[Policy | Script, WristGenerator | None]:
+    def _meet(self, job: Job, remote: RemotePolicy | None) -> tuple[Mind, WristGenerator | None]:
         """Load what the job needs, once; a remote policy is only met."""
         name = f"{job.arm}/{job.seed}"
         if name not in self._loaded:
             self._loaded.clear()
             try:
-                policy = remote if remote is not None else job.policy.load()
+                policy: Any = remote if remote is not None else job.policy.load()
             except PolicyError as error:
                 raise UserError(str(error)) from error
             check_fit(policy.spec, job.arm, (ANCHOR,) if job.wrist == "none" else (ANCHOR, WRIST))
+            if self._pad_to and remote is None and not isinstance(policy, Script):
+                policy = Padded(policy, self._pad_to)
             self._loaded[name] = policy, job.generator.load() if job.generator is not None else None
             _one_torch_thread()
         policy, generator = self._loaded[name]
         return (remote if remote is not None else policy), generator
+
+    def _begin(self) -> None:
+        self._under_way += 1
+        self._alive()
 
     def _alive(self) -> None:
         """Put the watchdog off.  It is faulthandler's: a C thread that needs no GIL, so a hang inside C is seen too."""
@@ -174,8 +246,9 @@ class ChainWorker:
             faulthandler.dump_traceback_later(self._watchdog_s, exit=True, file=sys.__stderr__ or 2)
             self._armed = now
 
-    def _rest(self) -> None:
-        if self._watchdog_s is not None:
+    def _end(self) -> None:
+        self._under_way -= 1
+        if self._watchdog_s is not None and self._under_way == 0:
             faulthandler.cancel_dump_traceback_later()
             self._armed = 0.0
 
@@ -207,6 +280,19 @@ class InferenceActor:
     async def statistics(self) -> dict[str, float | int | None]:
         """Return how well the batches fill and how long requests wait."""
         return self._server.statistics()
+
+
+Answer = TypeVar("Answer")
+
+
+def finished(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Return what a worker's method gives where its policies are in this process: it gives way, but never waits."""
+    while True:
+        try:
+            work.send(None)
+        except StopIteration as end:
+            answer: Answer = end.value
+            return answer
 
 
 def import_also(folders: Sequence[str]) -> None:

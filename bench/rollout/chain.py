@@ -9,9 +9,8 @@ and the first failure ends the chain.  Not here: which chains are run, by whom, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -145,11 +144,31 @@ class ChainResult:
         )
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a chain waits for: the policy's chunk for one observation.
+
+    Attributes:
+        observation: what the policy sees.
+        seed: the request's own seed.
+    """
+
+    observation: Observation
+    seed: int
+
+
+Chunk = NDArray[np.float32]
+Course = Generator[Question | None, Chunk | None, ChainResult]
+"""A chain under way: gives a question and is sent its (K, 7) chunk, or gives None after each control step."""
+
+
 class _Eye:
     """Turns the world's cameras into what a policy of one arm may see."""
 
-    def __init__(self, world: World, wrist: WristMode, stream: WristStream | None) -> None:
-        self.world, self.wrist, self.stream = world, wrist, stream
+    def __init__(
+        self, world: World, wrist: WristMode, stream: WristStream | None, recorder: Recorder | None = None
+    ) -> None:
+        self.world, self.wrist, self.stream, self.recorder = world, wrist, stream, recorder
         self.drawn: Mapping[str, NDArray[np.uint8]] | None = None
         self.robot_obs: NDArray[np.float64] = np.zeros(PROPRIO_DIM)
 
@@ -169,8 +188,45 @@ class _Eye:
             views[WRIST] = self.stream.push({ANCHOR: views[ANCHOR]})
         return Observation(views, instruction, np.asarray(self.robot_obs, dtype=np.float32))
 
+    def show(self, instruction: str, subtask: int, done: bool) -> None:
+        """Let the recorder, if there is one, have the views after a step."""
+        if self.recorder is not None and self.drawn is not None:
+            self.recorder.frame(self.drawn, instruction, subtask, done)
+
 
 def run_chain(
+    env: World, policy: Policy | Script, chain: Chain, *, alive: Callable[[], object] | None = None, **options: Any
+) -> ChainResult:
+    """Roll one chain out here and now and say how far it came.
+
+    Args:
+        env: a world; reset here, once.
+        policy: asked every ``spec.execute`` steps, or a script that reads the simulator's state.
+        chain: where to start and what to do.
+        alive: called without arguments after every step, so that a watchdog knows.
+        options: those of :func:`chain_course`.
+
+    Raises:
+        policies.api.PolicyError: the policy gave something that is not a chunk of actions.
+        UserError: ``wrist`` and ``generator`` do not fit together.
+    """
+    course = chain_course(env, policy, chain, **options)
+    answer: Chunk | None = None
+    while True:
+        try:
+            question = course.send(answer)
+        except StopIteration as end:
+            result: ChainResult = end.value
+            return result
+        if question is not None and not isinstance(policy, Script):
+            answer = ask(policy, question.observation, question.seed)
+        else:
+            answer = None
+            if alive is not None:
+                alive()
+
+
+def chain_course(
     env: World,
     policy: Policy | Script,
     chain: Chain,
@@ -182,16 +238,15 @@ def run_chain(
     steps_per_subtask: int = STEPS_PER_SUBTASK,
     instructions: Mapping[str, str] | None = None,
     recorder: Recorder | None = None,
-    alive: Any = None,
-) -> ChainResult:
-    """Roll one chain out and say how far it came.
+) -> Course:
+    """Roll one chain out, leaving it to the caller when and where the policy is asked; return its result.
 
-    The outcome depends on the chain, the policy and ``seed`` alone: every request carries its own seed, made from the
+    The outcome depends on the chain, the policy and ``seed`` alone: every question carries its own seed, made from the
     run's seed, the chain, the subtask and the step.
 
     Args:
         env: a world; reset here, once.
-        policy: asked every ``spec.execute`` steps, or a script that reads the simulator's state.
+        policy: only its spec is read; a script acts by itself.
         chain: where to start and what to do.
         seed: run seed.
         arm: name that the result carries.
@@ -200,37 +255,19 @@ def run_chain(
         steps_per_subtask: control steps after which a subtask has failed.
         instructions: task to sentence; by default CALVIN-style evaluation sentences, one per task.
         recorder: takes every frame; forces drawing.
-        alive: called without arguments after every step, so that a watchdog knows.
-
-    Raises:
-        policies.api.PolicyError: the policy gave something that is not a chunk of actions.
-        UserError: ``wrist`` and ``generator`` do not fit together.
     """
     if (wrist == "generated") != (generator is not None):
         raise UserError(f"wrist view {wrist!r} with generator {generator!r}: a generator goes with 'generated' only")
     began = time.perf_counter()
     sentences = _sentences(chain.tasks, instructions)
     stream = generator.stream(request_seed(seed, chain.chain_id)) if generator is not None else None
-    eye = _Eye(env, wrist, stream)
+    eye = _Eye(env, wrist, stream, recorder)
     eye.take(env.reset(options={**chain.start, "render_views": recorder is not None})[0])
     solved, steps = 0, []
     for subtask, (task, sentence) in enumerate(zip(chain.tasks, sentences, strict=True)):
-        env.begin_subtask()
-        if isinstance(policy, Script):
-            script = policy.actions(env, task, np.random.default_rng(request_seed(seed, chain.chain_id, subtask)))
-        else:
-            script = _asked(policy, eye, sentence, (seed, chain.chain_id, subtask))
-        done, taken = False, 0
-        for action in islice(script, steps_per_subtask):
-            eye.take(env.step(_with_binary_gripper(action), render_views=recorder is not None)[0])
-            taken += 1
-            done = env.task_done(task)
-            if recorder is not None and eye.drawn is not None:
-                recorder.frame(eye.drawn, sentence, subtask, done)
-            if alive is not None:
-                alive()
-            if done:
-                break
+        done, taken = yield from _try(
+            env, policy, eye, task, sentence, (seed, chain.chain_id, subtask), steps_per_subtask
+        )
         steps.append(taken)
         if not done:
             break
@@ -238,14 +275,32 @@ def run_chain(
     return ChainResult(chain.chain_id, arm, seed, chain.tasks, solved, tuple(steps), wall_s=time.perf_counter() - began)
 
 
-def _asked(policy: Policy, eye: _Eye, instruction: str, where: tuple[int, int, int]) -> Iterator[NDArray[np.float32]]:
-    """Yield actions for one subtask without end; what is left of a chunk goes when the subtask does."""
-    step = 0
-    while True:
-        chunk = ask(policy, eye.look(instruction), request_seed(*where, step))
-        for action in chunk[: policy.spec.execute]:  # (K, 7)
-            yield action
-            step += 1
+def _try(
+    env: World, policy: Policy | Script, eye: _Eye, task: str, sentence: str, where: tuple[int, int, int], budget: int
+) -> Generator[Question | None, Chunk | None, tuple[bool, int]]:
+    """Try one subtask; return whether it was solved and in how many steps.  What is left of a chunk is dropped."""
+    env.begin_subtask()
+    scripted = isinstance(policy, Script)
+    plan: Iterator[NDArray[np.floating]] = iter(())
+    if isinstance(policy, Script):
+        plan = policy.actions(env, task, np.random.default_rng(request_seed(*where)))
+    for taken in range(budget):
+        action = next(plan, None)
+        if action is None and not scripted:
+            chunk = yield Question(eye.look(sentence), request_seed(*where, taken))
+            if chunk is None:
+                raise TypeError("a question was answered by None")
+            plan = iter(chunk[: policy.spec.execute])  # (K, 7)
+            action = next(plan)
+        if action is None:
+            return False, taken
+        eye.take(env.step(_with_binary_gripper(action), render_views=eye.recorder is not None)[0])
+        done = env.task_done(task)
+        eye.show(sentence, where[2], done)
+        yield None
+        if done:
+            return True, taken + 1
+    return False, budget
 
 
 def _with_binary_gripper(action: NDArray[np.floating]) -> NDArray[np.float64]:

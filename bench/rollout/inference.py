@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.rollout.sources import PolicyLostError
+from bench.rollout.sources import PolicyLostError, checked_chunk
 from policies.api import Observation, Policy, PolicyError, PolicySpec
 
 MAX_BATCH = 16
 MAX_WAIT_S = 0.005
+PATIENCE_S = 240.0
+"""Less than the watchdog gives a worker, more than it takes to load a large policy again."""
 REMEMBERED = 10_000
 """Batches and requests that the statistics are made of."""
 
@@ -47,6 +49,7 @@ class BatchingServer:
 
     def __init__(self, policy: Policy, *, max_batch: int = MAX_BATCH, max_wait_s: float = MAX_WAIT_S) -> None:
         self.policy, self.max_batch, self.max_wait_s = policy, max_batch, max_wait_s
+        self._padded = Padded(policy, max_batch)
         self._waiting: asyncio.Queue[_Request] = asyncio.Queue()
         self._loop: asyncio.Task[None] | None = None
         self._forward = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
@@ -107,16 +110,8 @@ class BatchingServer:
         return batch
 
     def _predict(self, batch: Sequence[_Request]) -> NDArray[np.float32]:
-        """Forward a batch of exactly ``max_batch`` and check what came back; runs in the policy's own thread."""
-        padding = [batch[0]] * (self.max_batch - len(batch))
-        full = [*batch, *padding]
-        chunks = np.asarray(self.policy.act([r.observation for r in full], [r.seed for r in full]))  # (B, K, 7)
-        if chunks.ndim != 3 or chunks.shape[0] != len(full):
-            raise PolicyError(
-                f"policy {self.policy.spec.name!r} gave actions of shape {chunks.shape} for {len(full)} observations, "
-                f"expected ({len(full)}, {self.policy.spec.chunk}, 7)"
-            )
-        return chunks
+        """Forward a batch; runs in the policy's own thread."""
+        return self._padded.act([r.observation for r in batch], [r.seed for r in batch])
 
     def _fail(self, batch: Sequence[_Request], error: Exception) -> None:
         if not isinstance(error, PolicyError):
@@ -126,33 +121,69 @@ class BatchingServer:
                 request.answer.set_exception(error)
 
 
+class Padded:
+    """A policy that is always given batches of one size, so that an answer does not depend on the batch it was in.
+
+    Args:
+        policy: what is asked.
+        size: observations in every batch; a smaller one is filled with copies of its first.
+    """
+
+    def __init__(self, policy: Policy, size: int) -> None:
+        self._policy, self._size = policy, size
+
+    @property
+    def spec(self) -> PolicySpec:
+        """The policy's own spec."""
+        return self._policy.spec
+
+    def act(self, batch: Sequence[Observation], seeds: Sequence[int]) -> NDArray[np.float32]:
+        """Return (B, K, 7) for a batch of at most ``size``.
+
+        Raises:
+            PolicyError: the policy gave another number of chunks.
+        """
+        missing = self._size - len(batch)
+        full = [*batch, *[batch[0]] * missing], [*seeds, *[seeds[0]] * missing]
+        chunks = np.asarray(self._policy.act(*full))
+        if chunks.ndim != 3 or chunks.shape[0] != self._size:
+            raise PolicyError(
+                f"policy {self.spec.name!r} gave actions of shape {chunks.shape} for {self._size} observations, "
+                f"expected ({self._size}, {self.spec.chunk}, 7)"
+            )
+        return chunks[: len(batch)]  # (B, K, 7)
+
+
 class RemotePolicy:
-    """A policy that lives in another process; to a worker it is a policy like any other.
+    """A policy in another process, as a worker sees it: small enough to travel with every chain.
 
     Args:
         spec: the remote policy's own spec.
         actor: Ray handle of an actor with ``infer``.
+        patience_s: how long an answer may take before the process over there counts as hung.
     """
 
-    def __init__(self, spec: PolicySpec, actor: Any) -> None:
-        self.spec, self._actor = spec, actor
+    def __init__(self, spec: PolicySpec, actor: Any, patience_s: float = PATIENCE_S) -> None:
+        self.spec, self._actor, self._patience_s = spec, actor, patience_s
 
-    def act(self, batch: Sequence[Observation], seeds: Sequence[int]) -> NDArray[np.float32]:
-        """Ask for every observation at once and wait for all chunks: (B, K, 7).
+    async def ask(self, observation: Observation, seed: int) -> NDArray[np.float32]:
+        """Return the (K, 7) chunk for one observation; others may use the caller's thread meanwhile.
 
         Raises:
-            PolicyError: the policy raised, over there.
-            PolicyLostError: the process over there is gone and Ray could not bring it back.
+            PolicyError: the policy raised over there, or gave what is no chunk of actions.
+            PolicyLostError: the process over there is gone for good, or does not answer.
         """
         import ray
 
-        answers = [self._actor.infer.remote(o, s) for o, s in zip(batch, seeds, strict=True)]
         try:
-            return np.stack(ray.get(answers))  # (B, K, 7)
+            answer = await asyncio.wait_for(self._actor.infer.remote(observation, seed), self._patience_s)
         except ray.exceptions.RayTaskError as error:
             raise PolicyError(str(error.cause)) from None
         except ray.exceptions.RayError as error:
             raise PolicyLostError(f"the inference actor is gone ({type(error).__name__})") from error
+        except TimeoutError:
+            raise PolicyLostError(f"the inference actor gave no answer in {self._patience_s:.0f} s") from None
+        return checked_chunk(self.spec, np.asarray(answer)[None])
 
 
 def _percentile_ms(seconds: deque[float], percent: float) -> float | None:

@@ -16,12 +16,13 @@ OBJECT_STORE_BYTES = 300 * 2**20
 PACKAGES = ("bench", "policies", "worldmodel")
 
 
-def start_ray(address: str | None = None, *, cpus: int | None = None) -> Any:
+def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Any:
     """Return the ``ray`` module, connected; a Ray that this process already has is used as it is.
 
     Args:
         address: a running cluster, as in ``ray.init(address=…)``; None starts one on this machine.
         cpus: how many CPUs a Ray started here may hand out; None for all.
+        gpus: the same of GPUs.
 
     Raises:
         UserError: Ray does not start, or there is no cluster at ``address``.
@@ -31,7 +32,7 @@ def start_ray(address: str | None = None, *, cpus: int | None = None) -> Any:
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         if not ray.is_initialized():
-            ray.init(**_options(address, cpus))
+            ray.init(**_options(address, cpus, gpus))
     except (ImportError, OSError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"reach the Ray cluster at {address!r}" if address else "start Ray on this machine"
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -39,12 +40,13 @@ def start_ray(address: str | None = None, *, cpus: int | None = None) -> Any:
     return ray
 
 
-def _options(address: str | None, cpus: int | None) -> dict[str, Any]:
+def _options(address: str | None, cpus: int | None, gpus: int | None) -> dict[str, Any]:
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
     if address:
         return {"address": address, "runtime_env": {"py_modules": package_folders()}, **quiet}
     return {
         "num_cpus": cpus,
+        "num_gpus": gpus,
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
         "object_store_memory": OBJECT_STORE_BYTES,

@@ -62,25 +62,34 @@ def ask(policy: Policy, observation: Observation, seed: int) -> NDArray[np.float
     """Return the (K, 7) chunk for one observation.
 
     Raises:
-        PolicyLostError: the policy's process is gone.
-        PolicyError: the policy raised, or gave another shape, a NaN or an infinity; the message names it.
+        PolicyError: the policy raised, or gave what is no chunk of actions.
     """
     spec = policy.spec
     try:
         chunk = np.asarray(policy.act([observation], [seed]))
-    except (PolicyError, PolicyLostError):
+    except PolicyError:
         raise
     except Exception as error:  # a policy is anyone's code
         raise PolicyError(f"policy {spec.name!r} raised {type(error).__name__}: {error}") from error
+    return checked_chunk(spec, chunk)
+
+
+def checked_chunk(spec: PolicySpec, answer: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the (K, 7) chunk in an answer (1, K, 7).
+
+    Raises:
+        PolicyError: another shape, a NaN or an infinity; the message names it.
+    """
     expected = (1, spec.chunk, ACTION_DIM)
-    if chunk.shape != expected:
-        raise PolicyError(f"policy {spec.name!r} gave actions of shape {chunk.shape}, expected {expected} (B, K, 7)")
-    if not np.isfinite(chunk).all():
-        entry = tuple(int(i) for i in np.argwhere(~np.isfinite(chunk))[0][1:])
+    if answer.shape != expected:
+        raise PolicyError(f"policy {spec.name!r} gave actions of shape {answer.shape}, expected {expected} (B, K, 7)")
+    if not np.isfinite(answer).all():
+        entry = tuple(int(i) for i in np.argwhere(~np.isfinite(answer))[0][1:])
         raise PolicyError(
-            f"policy {spec.name!r} gave {chunk[0][entry]} at (step, entry) {entry}; actions must be finite"
+            f"policy {spec.name!r} gave {answer[0][entry]} at (step, entry) {entry}; actions must be finite"
         )
-    return chunk[0]
+    chunk: NDArray[np.float32] = answer[0]
+    return chunk
 
 
 @dataclass(frozen=True)

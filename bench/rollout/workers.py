@@ -8,23 +8,26 @@ faults it is missing and said to be.
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.atomic import write_bytes
 from bench.errors import UserError
-from bench.rollout.actors import ChainWorker, InferenceActor, Job, Outcome
+from bench.rollout.actors import ChainWorker, Job, Outcome, finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
 from bench.rollout.film import Films, film_name
-from bench.rollout.inference import MAX_BATCH, RemotePolicy
+from bench.rollout.inference import MAX_BATCH
 from bench.rollout.ledger import Ledger, disk_faults
+from bench.rollout.pool import Pool
 from bench.rollout.progress import RolloutProgress
+from bench.rollout.queue import Item, Queue
+from bench.rollout.servers import Servers
 from bench.rollout.session import start_ray
-from bench.rollout.sources import BUILT_IN, GeneratorSource, PolicySource
+from bench.rollout.sources import GeneratorSource, PolicySource
+from bench.rollout.spent import Meter
 from bench.rollout.world import WorldOptions, protocol_fingerprint
 
 LEDGER_FILE, EXPORT_FILE, FILM_FOLDER = "ledger.jsonl", "chains.jsonl", "films"
@@ -32,17 +35,10 @@ TRIES = 2
 FAULTS_IN_A_ROW = 12
 """After so many faults without one finished chain between them, the machine is broken and not the chains."""
 WATCHDOG_S = 300.0
-START_S = 180.0
-"""How long the first worker may take to come up before Ray is said to have no room for it."""
+LANES = 2
+"""Chains side by side in a worker that asks an inference actor."""
 
 Inference = Literal["local", "actor"]
-
-
-@dataclass
-class _Item:
-    job: Job
-    chain: Chain
-    faults: list[str] = field(default_factory=list)
 
 
 def roll_out(
@@ -78,6 +74,9 @@ def roll_out_jobs(
     ray_address: str | None = None,
     watchdog_s: float = WATCHDOG_S,
     films: Films = "none",
+    lanes: int | None = None,
+    servers: int | None = None,
+    meter: Meter | None = None,
 ) -> list[ChainResult]:
     """Roll several policies out on the same chains with the same workers, going on where an earlier run stopped.
 
@@ -95,6 +94,9 @@ def roll_out_jobs(
         ray_address: a running cluster, or None for a Ray of this machine.
         watchdog_s: seconds without a control step after which a worker counts as hung.
         films: chains kept as MP4 in ``films/`` beside the ledger: "none", "failures", "successes" or "all".
+        lanes: chains side by side in each worker; None for what was measured to be best.
+        servers: inference actors per policy; None for one per GPU.
+        meter: is told where the time went.
 
     Returns:
         Every finished chain of these jobs, also those of earlier runs; ``Ledger.missing`` has the others.
@@ -109,17 +111,32 @@ def roll_out_jobs(
         ledger.bind(protocol_fingerprint(world, steps_per_subtask=steps_per_subtask, instructions=instructions))
         asked = f"actor of batch {max_batch}" if inference == "actor" else "local"
         ledger.bind({f"policy {job.arm}/{job.seed}": {**job.identity(), "inference": asked} for job in jobs})
-        done = {(row.arm, row.seed, row.chain_id) for row in ledger.completed()}
-        todo = [_Item(j, c) for j in jobs for c in chains if (j.arm, j.seed, c.chain_id) not in done]
+        rows = ledger.completed()
+        done = {(row.arm, row.seed, row.chain_id) for row in rows}
+        todo = [Item(j, c) for j in jobs for c in chains if (j.arm, j.seed, c.chain_id) not in done]
         with RolloutProgress(len(jobs) * len(chains), len(jobs) * len(chains) - len(todo), show=progress) as bar:
-            book = _Book(ledger, bar, deque(todo))
+            book = _Book(ledger, bar, Queue(todo, steps_per_subtask, rows), meter or Meter())
+            pad_to = max_batch if inference == "actor" else 0
             if todo and workers == 0:
-                _serially(book, ChainWorker(world, steps_per_subtask, instructions, films=films))
+                worker = ChainWorker(world, steps_per_subtask, instructions, films=films, pad_to=pad_to)
+                _serially(book, worker)
             elif todo:
                 recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path), films)
                 ray = start_ray(ray_address)
-                pool = _Pool(ray, book, recipe, workers, max_batch if inference == "actor" else 0)
+                crew = Servers(ray, pad_to, servers)
+                on_gpu = pad_to == 0 and any(not job.policy.device.startswith("cpu") for job in jobs)
+                pool = Pool(
+                    ray,
+                    book,
+                    crew,
+                    recipe,
+                    workers=workers,
+                    lanes=lanes or (LANES if pad_to else 1),
+                    watchdog_s=watchdog_s,
+                    gpus_each=0.01 if on_gpu else 0.0,
+                )
                 pool.drain()
+                book.meter.served(crew.statistics)
         wanted = {chain.chain_id for chain in chains}
         return [row for j in jobs for row in ledger.completed(j.arm, j.seed) if row.chain_id in wanted]
 
@@ -127,24 +144,31 @@ def roll_out_jobs(
 class _Book:
     """Which chains wait, what happened to the others; the same with and without Ray."""
 
-    def __init__(self, ledger: Ledger, bar: RolloutProgress, waiting: deque[_Item]) -> None:
-        self.ledger, self.bar, self.waiting = ledger, bar, waiting
+    def __init__(self, ledger: Ledger, bar: RolloutProgress, queue: Queue, meter: Meter) -> None:
+        self.ledger, self.bar, self.queue, self.meter = ledger, bar, queue, meter
         self._faults_in_a_row = 0
 
-    def settle(self, item: _Item, outcome: Outcome) -> None:
+    def world_is(self, facts: dict[str, Any]) -> None:
+        """Hold every worker's world to the same facts."""
+        self.meter.ready()
+        self.ledger.bind(facts)
+
+    def settle(self, item: Item, outcome: Outcome) -> None:
         """Write a finished chain down, queue a faulty one again, or give it up."""
         if outcome.result is not None:
             self._faults_in_a_row = 0
             if outcome.film is not None:
                 self._keep(outcome.film, film_name(outcome.result))
             self.ledger.append(outcome.result)
+            self.queue.learn(outcome.result)
+            self.meter.add(outcome.spent)
             self.bar.done(outcome.result)
             return
         if outcome.kind == "user":
             raise UserError(f"arm {item.job.arm!r}, seed {item.job.seed}: {outcome.reason}")
         item.faults.append(outcome.reason)
         if len(item.faults) < TRIES:
-            self.waiting.appendleft(item)
+            self.queue.put_back(item)
         elif outcome.kind == "policy":
             raise UserError(f"arm {item.job.arm!r}, chain {item.chain.chain_id}, tried {TRIES} times: {outcome.reason}")
         else:
@@ -159,130 +183,22 @@ class _Book:
         with disk_faults(path):
             write_bytes(path, film)
 
-    def _give_up(self, item: _Item) -> None:
+    def _give_up(self, item: Item) -> None:
         reason = "; then ".join(item.faults)
         self.ledger.append_missing((item.job.arm, item.job.seed, item.chain.chain_id), reason)
         self.bar.missing(item.chain.chain_id, reason)
 
 
 def _serially(book: _Book, worker: ChainWorker) -> None:
-    facts, trouble = worker.prepare()
+    facts, trouble = finished(worker.prepare())
     try:
         if trouble:
             raise UserError(f"the world cannot be built: {trouble}")
-        book.ledger.bind(facts)
-        while book.waiting:
-            item = book.waiting.popleft()
-            book.settle(item, worker.run(item.job, item.chain))
+        book.world_is(facts)
+        while (item := book.queue.take()) is not None:
+            book.settle(item, finished(worker.run(item.job, item.chain)))
     finally:
         worker.close()
-
-
-class _Pool:
-    """The Ray workers, which of them is busy with what, and the inference actors that they ask."""
-
-    def __init__(self, ray: Any, book: _Book, recipe: tuple[Any, ...], workers: int | None, max_batch: int) -> None:
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        self.ray, self.book, self.recipe, self.max_batch = ray, book, recipe, max_batch
-        self.size = min(workers or cpus, len(book.waiting))
-        self.cpus_each = 1 if self.size <= cpus else 0
-        self.needs_gpu = max_batch == 0 and any(not i.job.policy.device.startswith("cpu") for i in book.waiting)
-        self.busy: dict[Any, tuple[Any, _Item | None]] = {}
-        self.servers: dict[str, tuple[Any, RemotePolicy]] = {}
-        self.ready = 0
-        self.lost_at_start = 0
-
-    def drain(self) -> None:
-        """Work until the queue is empty and nobody is busy; the workers go however it ends."""
-        try:
-            for _ in range(self.size):
-                self._hire()
-            while self.busy:
-                done, _ = self.ray.wait(list(self.busy), timeout=START_S if self.ready == 0 else None)
-                if not done:
-                    raise UserError(
-                        f"no worker came up in {START_S:.0f} s; Ray has free: {self.ray.available_resources()}; "
-                        "stop other Ray jobs or use --workers 0"
-                    )
-                self._collect(done[0])
-        except self.ray.exceptions.RayError as error:
-            raise UserError(f"Ray failed ({type(error).__name__}); finished chains are kept, run again") from error
-        finally:
-            self._dismiss()
-
-    def _hire(self) -> None:
-        gpus = 0.01 if self.needs_gpu else 0
-        remote = self.ray.remote(num_cpus=self.cpus_each, num_gpus=gpus, max_restarts=0)(ChainWorker)
-        worker = remote.remote(*self.recipe)
-        self.busy[worker.prepare.remote()] = worker, None
-
-    def _collect(self, reference: Any) -> None:
-        worker, item = self.busy.pop(reference)
-        try:
-            answer = self.ray.get(reference)
-        except self.ray.exceptions.RayError as error:
-            self._replace(worker, item, f"worker lost ({type(error).__name__})")
-            return
-        if item is None:
-            facts, trouble = answer
-            if trouble:
-                raise UserError(f"the world cannot be built: {trouble}")
-            self.book.ledger.bind(facts)
-            self.ready += 1
-        else:
-            self.book.settle(item, answer)
-        self._employ(worker)
-
-    def _replace(self, worker: Any, item: _Item | None, reason: str) -> None:
-        self.ray.kill(worker)
-        if item is not None:
-            self.book.settle(item, Outcome("fault", reason=reason))
-        else:
-            self.lost_at_start += 1
-            if self.lost_at_start > TRIES * self.size:
-                raise UserError(f"workers die while they build the world: {reason}; try --workers 0 to see why")
-        if self.book.waiting:
-            self._hire()
-
-    def _employ(self, worker: Any) -> None:
-        if not self.book.waiting:
-            self.ray.kill(worker)
-            return
-        item = self.book.waiting.popleft()
-        reference = worker.run.remote(item.job, item.chain, self._server(item.job))
-        self.busy[reference] = worker, item
-
-    def _server(self, job: Job) -> RemotePolicy | None:
-        """Return the job's inference actor, started when its first chain is; the one before it goes when idle."""
-        if self.max_batch == 0 or job.policy.name in BUILT_IN:
-            return None
-        name = f"{job.arm}/{job.seed}"
-        if name not in self.servers:
-            in_use = {f"{i.job.arm}/{i.job.seed}" for _, i in self.busy.values() if i is not None}
-            for idle in set(self.servers) - in_use:
-                self.ray.kill(self.servers.pop(idle)[0])
-            self.servers[name] = self._serve(job.policy)
-        return self.servers[name][1]
-
-    def _serve(self, source: PolicySource) -> tuple[Any, RemotePolicy]:
-        gpus = 0 if source.device.startswith("cpu") else 0.01
-        options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 3, "max_task_retries": -1, "max_concurrency": 1000}
-        actor = self.ray.remote(**options)(InferenceActor).remote(source, self.max_batch, import_path=tuple(sys.path))
-        try:
-            return actor, RemotePolicy(self.ray.get(actor.spec.remote()), actor)
-        except self.ray.exceptions.RayTaskError as error:
-            raise UserError(f"policy {source.name!r} cannot be loaded: {error.cause}") from None
-        except self.ray.exceptions.RayActorError as error:
-            lines = str(error).strip().splitlines()
-            raise UserError(f"policy {source.name!r} cannot be loaded: {lines[-1] if lines else error}") from None
-
-    def _dismiss(self) -> None:
-        for worker, _ in self.busy.values():
-            self.ray.kill(worker)
-        for actor, _ in self.servers.values():
-            self.ray.kill(actor)
-        self.busy.clear()
-        self.servers.clear()
 
 
 @contextmanager

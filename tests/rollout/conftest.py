@@ -16,9 +16,9 @@ if str(HERE) not in sys.path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Any]:
-    """Start a Ray of three CPUs once; the code under test finds it running."""
+    """Start a Ray of five CPUs and two GPUs, neither of which need exist; the code under test finds it running."""
     from bench.rollout.session import start_ray
 
-    ray = start_ray(cpus=3)
+    ray = start_ray(cpus=5, gpus=2)
     yield ray
     ray.shutdown()

@@ -128,6 +128,29 @@ class BadPolicy(NoisyPolicy):
         return chunks[:, :2] if self.fault == "shape" else chunks
 
 
+class PlacedPolicy(NoisyPolicy):
+    """Is called after the GPU that Ray gave its process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = PolicySpec(f"on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}", chunk=4, execute=3)
+
+
+class HangingPolicy(NoisyPolicy):
+    """Does not answer, the first time that it is asked."""
+
+    def __init__(self, once: str) -> None:
+        super().__init__()
+        self.once = once
+
+    def act(self, batch: Any, seeds: Any) -> np.ndarray:
+        mark = Path(self.once) / "hung"
+        if not mark.exists():
+            mark.touch()
+            time.sleep(1000)
+        return super().act(batch, seeds)
+
+
 class EchoGenerator:
     """A world model whose wrist view counts the anchor frames that its stream was given."""
 

@@ -44,11 +44,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[ChainResult]:
     return rows
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(("workers", "lanes"), [(1, 1), (2, 1), (5, 1), (1, 4), (2, 3)])
 def test_rows_do_not_depend_on_the_number_of_workers(
-    ray_session: Any, tmp_path: Path, undisturbed: list[ChainResult], workers: int
+    ray_session: Any, tmp_path: Path, undisturbed: list[ChainResult], workers: int, lanes: int
 ) -> None:
-    assert run(tmp_path, workers=workers) == undisturbed
+    assert run(tmp_path, workers=workers, lanes=lanes) == undisturbed
 
 
 def test_rows_do_not_depend_on_the_order(tmp_path: Path, undisturbed: list[ChainResult]) -> None:
@@ -59,8 +59,12 @@ def test_rows_do_not_depend_on_the_order(tmp_path: Path, undisturbed: list[Chain
     assert backwards == undisturbed
 
 
-def test_batching_actor_gives_the_same_rows(ray_session: Any, tmp_path: Path, undisturbed: list[ChainResult]) -> None:
-    assert run(tmp_path, workers=2, inference="actor", max_batch=4) == undisturbed
+@pytest.mark.parametrize(("workers", "lanes", "servers"), [(0, 1, 1), (2, 1, 1), (1, 4, 1), (2, 3, 2)])
+def test_batching_actor_gives_the_same_rows(
+    ray_session: Any, tmp_path: Path, undisturbed: list[ChainResult], workers: int, lanes: int, servers: int
+) -> None:
+    asked = {"inference": "actor", "max_batch": 4, "lanes": lanes, "servers": servers}
+    assert run(tmp_path, workers=workers, **asked) == undisturbed
 
 
 def test_chain_of_a_dead_or_broken_worker_is_run_again(

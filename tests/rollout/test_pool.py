@@ -1,0 +1,126 @@
+"""Workers with several chains each, inference actors on several GPUs, and what happens when one of them stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from rollout_doubles import TASKS, chains
+
+from bench.rollout.actors import Job
+from bench.rollout.ledger import Ledger
+from bench.rollout.servers import Servers
+from bench.rollout.sources import PolicySource
+from bench.rollout.workers import LEDGER_FILE, roll_out
+from bench.rollout.world import WorldOptions
+from policies.api import Observation
+from policies.config import FlowPolicyConfig
+from policies.flow import FlowPolicy
+
+COUNT = 12
+
+
+def run(
+    out: Path, workers: int, *, policy: Any = None, slow_s: float = 0.0, trouble: Any = None, **options: Any
+) -> Any:
+    world = WorldOptions(factory="rollout_doubles:PointWorld", options={"slow_s": slow_s, "trouble": trouble or {}})
+    return roll_out(
+        policy or PolicySource("rollout_doubles:NoisyPolicy"), chains(COUNT), arm="real", seed=3, workers=workers,
+        out=out, world=world, steps_per_subtask=25, instructions={task: f"please {task}" for task in TASKS},
+        progress=False, **options,
+    )  # fmt: skip
+
+
+def actors(prefix: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "".join(process.cmdline()).startswith(prefix):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_company_of_a_deadly_chain_is_not_missing(ray_session: Any, tmp_path: Path) -> None:
+    quiet = run(tmp_path / "quiet", 0)
+    rows = run(tmp_path / "wild", 2, lanes=3, trouble={4: "die"}, slow_s=0.002)
+    with Ledger(tmp_path / "wild" / LEDGER_FILE) as ledger:
+        assert [chain_id for _, _, chain_id in ledger.missing()] == [4]
+    assert rows == [row for row in quiet if row.chain_id != 4]
+
+
+def test_stopped_worker_is_replaced(ray_session: Any, tmp_path: Path) -> None:
+    """A process that SIGSTOP holds has no watchdog of its own; the driver misses its pulse."""
+    quiet = run(tmp_path / "quiet", 0)
+    victims: list[psutil.Process] = []
+
+    def stop_one() -> None:
+        until = time.monotonic() + 60
+        ledger = tmp_path / "wild" / LEDGER_FILE
+        while not victims and time.monotonic() < until:
+            time.sleep(0.02)
+            if ledger.exists() and ledger.read_bytes().count(b"solved") >= 2:
+                victims.extend(actors("ray::ChainWorker.run")[:1])
+                for victim in victims:
+                    os.kill(victim.pid, signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop_one)
+    thread.start()
+    rows = run(tmp_path / "wild", 2, slow_s=0.02, watchdog_s=2.0)
+    thread.join()
+    assert victims, "no worker was caught at work"
+    assert rows == quiet
+    _gone, alive = psutil.wait_procs(victims, timeout=30)
+    assert not alive
+
+
+def test_inference_actor_that_hangs_is_replaced(
+    ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.rollout.servers.PATIENCE_S", 1.0)
+    (tmp_path / "mark").mkdir()
+    hanging = PolicySource("rollout_doubles:HangingPolicy", {"once": str(tmp_path / "mark")})
+    rows = run(tmp_path / "wild", 2, policy=hanging, inference="actor", max_batch=4)
+    assert (tmp_path / "mark" / "hung").exists()
+    assert rows == run(tmp_path / "quiet", 0)
+
+
+def test_policy_has_one_actor_on_each_gpu_and_workers_spread(ray_session: Any) -> None:
+    servers = Servers(ray_session, max_batch=4)
+    try:
+        job = Job(PolicySource("rollout_doubles:PlacedPolicy", device="cuda"), "real", 0)
+        served = [servers.of(job, worker, set()) for worker in range(4)]
+        assert {policy.spec.name for policy in served if policy} == {"on GPU 0", "on GPU 1"}
+        assert served[0] is served[2]
+        assert served[1] is served[3]
+        other = Job(PolicySource("rollout_doubles:PlacedPolicy", device="cuda"), "paired", 0)
+        overlapping = {servers.of(other, worker, {("real", 0)}).spec.name for worker in range(2)}  # type: ignore[union-attr]
+        assert overlapping == {"on GPU 0", "on GPU 1"}
+        assert servers.of(Job(PolicySource("expert"), "expert", 0), 0, set()) is None
+    finally:
+        servers.close()
+    assert len(servers.statistics) == 4
+
+
+def test_network_gives_the_same_actions_wherever_it_stands_in_a_padded_batch() -> None:
+    from bench.rollout.inference import Padded
+
+    policy = FlowPolicy.initial(FlowPolicyConfig.preset("tiny"), "real", ["open it", "close it"])
+    rng = np.random.default_rng(0)
+    sides = {"anchor": 200, "wrist": 84}
+    seen = []
+    for sentence in ["open it", "close it"] * 2:
+        views = {name: rng.integers(0, 255, (side, side, 3), np.uint8) for name, side in sides.items()}
+        seen.append(Observation(views, sentence))
+    padded = Padded(policy, 4)
+    together = padded.act(seen, [5, 6, 7, 8])
+    for i, observation in enumerate(seen):
+        np.testing.assert_array_equal(padded.act([observation], [5 + i])[0], together[i])
