@@ -5,10 +5,11 @@ Which jobs there are and what becomes of their results is decided in ``bench/pip
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,13 @@ from bench.arms import WristPlan, training_arrays
 from bench.data.calvin import CalvinDataset
 from bench.data.clips import read_clip
 from bench.data.overlay import Overlay
+from policies.api import WRIST
 from policies.config import FlowPolicyConfig
 from worldmodel.api import WristGenerator
+
+if TYPE_CHECKING:
+    from policies.data import PolicyArrays
+    from policies.flow import FlowPolicy
 
 
 def device() -> str:
@@ -28,11 +34,12 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def gpus() -> int:
-    """Return how many GPUs this machine has, at least 1 for what is divided by it."""
+def gpu_share(count: int) -> float:
+    """Return the share of a GPU that each of ``count`` jobs declares, so that all GPUs are used; 0 without any."""
     import torch
 
-    return max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    return 1 / math.ceil(max(1, count) / gpus) if gpus else 0.0
 
 
 @dataclass(frozen=True)
@@ -102,15 +109,45 @@ class TrainJob:
 
 
 def train_one(job: TrainJob) -> dict[str, Any]:
-    """Train one arm's policy on one seed; a finished one is read, an interrupted one continued."""
+    """Train one arm's policy on one seed; a finished one is read, an interrupted one continued.
+
+    Returns:
+        ``samples``, ``wrist`` (episodes by source), ``seconds``, and of the validation split, seen as the arm is shown
+        the world at test: ``validation`` and ``wrist_shuffled``, the same with each frame's wrist view taken from
+        another (None where the arm is shown none, or a generated one: that needs the world model).
+    """
     from policies.train import train_policy
 
     started = time.monotonic()
     overlay = None if job.overlay is None else Overlay.open(job.overlay)
     sizes = (job.config.anchor_size, job.config.wrist_size)
     arrays = training_arrays(CalvinDataset(job.root, "training"), job.plan, overlay, sizes, job.device)
-    train_policy(
-        arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress
-    )
-    seconds = round(time.monotonic() - started, 2)
-    return {"samples": arrays.samples, "wrist": job.plan.counts(), "seconds": seconds}
+    held_out = _validation_arrays(job, sizes)
+    policy = train_policy(
+        arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress,
+        validation=held_out,
+    )  # fmt: skip
+    return {
+        "samples": arrays.samples,
+        "wrist": job.plan.counts(),
+        "seconds": round(time.monotonic() - started, 2),
+        "validation": policy.training.get("validation"),
+        "wrist_shuffled": _without_its_wrist(policy, held_out),
+    }
+
+
+def _validation_arrays(job: TrainJob, sizes: tuple[int, int]) -> PolicyArrays | None:
+    """Return the validation split as the arm is shown the world at test; None where that is a generated view."""
+    dataset, arm = CalvinDataset(job.root, "validation"), job.plan.arm
+    if arm.test == "generated" or not dataset.windows:
+        return None
+    shown = WristPlan(arm, {one.id: "real" if arm.test == "real" else "absent" for one in dataset.episodes})
+    return training_arrays(dataset, shown, None, sizes, job.device)
+
+
+def _without_its_wrist(policy: FlowPolicy, held_out: PolicyArrays | None) -> dict[str, Any] | None:
+    from policies.validate import validate_policy
+
+    if held_out is None or WRIST not in policy.spec.views:
+        return None
+    return validate_policy(policy, held_out, shuffle_wrist=True).to_json()

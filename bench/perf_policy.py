@@ -23,6 +23,8 @@ from policies.config import FlowPolicyConfig
 FRAMES, WINDOW = 2048, 64
 LATENCY_BATCHES = (1, 16, 64)
 WARM_SHARE = 0.5
+LOGS = 10
+"""Rows of history in a run: a row waits for the GPU and for the disk, so they must be few."""
 
 
 def _arrays(config: FlowPolicyConfig, frames: int, seed: int) -> Any:
@@ -168,7 +170,11 @@ def measure(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     preset = FlowPolicyConfig.preset(scale, **(changes or {}))
     training = replace(
-        preset.training, steps=steps, batch=batch or preset.training.batch, log_every=1, compile=compiled
+        preset.training,
+        steps=steps,
+        batch=batch or preset.training.batch,
+        log_every=max(1, steps // LOGS),
+        compile=compiled,
     )
     config = replace(preset, training=training)
     rate = _training_rate(config, device, max(FRAMES, config.training.batch), seed)

@@ -6,9 +6,8 @@ is in ``bench/suite.py``, the loop in ``bench/rollout/chain.py``, the number in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from bench.data.overlay import Overlay
 from bench.errors import UserError
 from bench.main_job import MainJob, Options
 from bench.metrics.video import evaluate_clips
+from bench.policy_training import policy_config
 from bench.record import build_record, environment
 from bench.report import GalleryClip, write_report
 from bench.rollout.actors import Job
@@ -28,9 +28,8 @@ from bench.rollout.ledger import Ledger
 from bench.rollout.sources import GeneratorSource, PolicySource
 from bench.rollout.workers import LEDGER_FILE, roll_out_jobs
 from bench.stages import Finished, RunFolder, Wanted
-from bench.suite import PolicyPart, Suite
+from bench.suite import Suite
 from bench.training_bars import training_bars
-from policies.config import FlowPolicyConfig
 from policies.data import resize_frames
 
 STATIC, GRIPPER, GRIPPER_SIDE = "rgb_static", "rgb_gripper", 84
@@ -149,13 +148,6 @@ def _mean_wrist(job: MainJob) -> Any:
     return np.concatenate(frames).mean(axis=0).round().astype(np.uint8)
 
 
-def policy_config(part: PolicyPart) -> FlowPolicyConfig:
-    """Return the policy's configuration: a preset with the suite's steps, batch and head."""
-    preset: FlowPolicyConfig = getattr(FlowPolicyConfig, part.scale)()
-    training = replace(preset.training, steps=part.steps, batch=part.batch or preset.training.batch)
-    return replace(preset, training=training, head={"flow": "flow", "bc": "regression"}[part.kind])
-
-
 def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tuple[str, int], Finished]:
     """Train every arm on every seed: same demonstrations, same order, same noise, other wrist views."""
     config, where, options = policy_config(job.suite.policy), jobs.device(), job.options
@@ -176,14 +168,18 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
         here = options.progress and options.workers == 0
         return jobs.TrainJob(str(job.root), plans[arm.name], overlay, config, seed, str(folder), where, here)
 
-    gpus = 1 / math.ceil(max(1, len(todo)) / jobs.gpus()) if where == "cuda" else 0
     folders = {
         one.name.removeprefix("train-"): job.run.directory_of(one) for one in wanted if job.run.found(one) is None
     }
     in_others = options.progress and options.workers != 0
     with training_bars(folders, config.training.steps, show=in_others):
         stages = job.run.stages(
-            wanted, described, jobs.train_one, workers=options.workers, gpus=gpus, ray_address=options.ray_address
+            wanted,
+            described,
+            jobs.train_one,
+            workers=options.workers,
+            gpus=jobs.gpu_share(len(todo)),
+            ray_address=options.ray_address,
         )
     return {(arm.name, seed): stage for (arm, seed), stage in zip(todo, stages, strict=True)}
 

@@ -139,13 +139,13 @@ class PolicyPart(_Part):
     Attributes:
         kind: ``flow`` (flow matching) or ``bc`` (regression).
         scale: ``tiny``, ``small`` or ``base``.
-        steps: training steps, the same for every arm.
+        steps: training steps, the same for every arm, or the scale's default.
         batch: samples a step, or the scale's default.
     """
 
     kind: Literal["flow", "bc"] = "flow"
     scale: Literal["tiny", "small", "base"] = "tiny"
-    steps: int = Field(300, ge=1)
+    steps: int | None = Field(None, ge=1)
     batch: int | None = Field(None, ge=1)
 
 

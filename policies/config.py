@@ -111,7 +111,7 @@ class FlowPolicyConfig:
     wrist_size: int = 84
     width: int = 32
     blocks: int = 2
-    stem_stride: int = 2
+    stem_stride: int = 4
     cell: int = 16
     dim: int = 256
     layers: int = 4
@@ -159,8 +159,8 @@ class FlowPolicyConfig:
             steps=400, batch=32, learning_rate=1e-3, warmup=40, ema=0.99, checkpoint_every=100, log_every=10
         )
         values: dict[str, Any] = {
-            "name": "tiny", "anchor_size": 64, "wrist_size": 64, "width": 16, "blocks": 1, "dim": 128, "layers": 3,
-            "heads": 4, "training": training,
+            "name": "tiny", "anchor_size": 64, "wrist_size": 64, "width": 16, "blocks": 1, "stem_stride": 2,
+            "dim": 128, "layers": 3, "heads": 4, "training": training,
         }  # fmt: skip
         return cls(**(values | changes))
 
@@ -174,7 +174,7 @@ class FlowPolicyConfig:
         """About 45M parameters."""
         training = TrainingConfig(batch=256, learning_rate=2e-4)
         values: dict[str, Any] = {
-            "name": "base", "anchor_size": 128, "wrist_size": 84, "width": 64, "stem_stride": 4, "cell": 32,
+            "name": "base", "anchor_size": 128, "wrist_size": 84, "width": 64, "cell": 32,
             "dim": 384, "layers": 6, "training": training,
         }  # fmt: skip
         return cls(**(values | changes))

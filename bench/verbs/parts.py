@@ -45,6 +45,27 @@ def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
     return roll_out_policy(args.policy, args.out, options)
 
 
+def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.policy_training import TrainOptions, train_policies
+    from bench.suite import PolicyPart
+
+    options = TrainOptions(
+        arms=tuple(args.arm.split(",")),
+        seeds=args.seeds,
+        overlay=args.overlay,
+        paired_share=args.paired_share,
+        policy=PolicyPart(kind=args.kind, scale=args.scale, steps=args.steps, batch=args.batch),
+        workers=args.workers,
+        ray_address=args.ray_address,
+        progress=not args.quiet,
+    )
+    return train_policies(args.dataset, args.out, options)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(map(seed, text.split(",")))
+
+
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     collect = verbs.add("collect", _collect, "collect demonstrations with scripted experts, in CALVIN's format",
@@ -65,6 +86,19 @@ def add(verbs: Verbs) -> None:
     rollout.add_argument("--seed", type=seed, default=0, metavar="N")
     rollout.add_argument("--out", type=Path, required=True, metavar="DIR")
     rollout.add_argument("--inference", choices=("local", "actor"), default="local", help="where the policy runs")
+    train = verbs.add("train-policy", _train_policy, "train policies of several arms and seeds on one data set",
+                      "train-policy --arm anchor,real --seeds 0,1,2 --dataset demos --out policies")  # fmt: skip
+    train.add_argument("--arm", required=True, metavar="ARM,…", help="anchor, real, paired, generated, …")
+    train.add_argument("--seeds", type=_seeds, default=(0,), metavar="N,…")
+    train.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="a data set in CALVIN's format")
+    train.add_argument("--overlay", type=Path, metavar="DIR", help="generated wrist views of its training split")
+    train.add_argument("--paired-share", type=float, default=0.2, metavar="P", help="episodes with wrist recordings")
+    train.add_argument("--kind", choices=("flow", "bc"), default="flow")
+    train.add_argument("--scale", choices=("tiny", "small", "base"), default="small")
+    train.add_argument("--steps", type=whole, metavar="N", help="training steps; default: the scale's own")
+    train.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each policy")
+    add_ray(train)
     for parser in (collect, rollout):
         add_ray(parser)
         add_world(parser)

@@ -1,0 +1,116 @@
+"""Training policies of several arms and seeds on one data set, without the rest of the main job.
+
+The same jobs as ``bench/pipeline.py``'s, side by side on this machine's processors and GPUs; an overlay that another
+run generated fills the missing wrist views.  Rolling the policies out is ``wristbench rollout``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench import atomic, jobs
+from bench.arms import plan_wrist
+from bench.data.calvin import CalvinDataset
+from bench.data.fingerprint import dataset_hash
+from bench.data.overlay import Overlay
+from bench.errors import UserError
+from bench.stages import parallel
+from bench.suite import PolicyPart, parse_arm
+from bench.training_bars import training_bars
+from policies.config import FlowPolicyConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What is trained.
+
+    Attributes:
+        arms: names of the arms, see ``bench/suite.py``.
+        seeds: training seeds; every arm is trained once for each.
+        overlay: folder of generated wrist views of the training split, for arms that need one.
+        paired_share: share of the episodes whose wrist recordings every arm but ``real`` may use.
+        split_seed: of the choice of that share.
+        policy: kind, scale, steps and batch, as in a suite.
+        workers: trainings at a time; None for one a processor, 0 for none in other processes.
+        ray_address: a running Ray cluster, or None.
+        progress: draw progress bars.
+    """
+
+    arms: tuple[str, ...] = ("anchor", "real")
+    seeds: tuple[int, ...] = (0,)
+    overlay: Path | None = None
+    paired_share: float = 0.2
+    split_seed: int = 0
+    policy: PolicyPart = field(default_factory=lambda: PolicyPart(scale="small"))
+    workers: int | None = None
+    ray_address: str | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        arms = [parse_arm(name) for name in self.arms]
+        for values, what in ((self.arms, "arms"), (self.seeds, "seeds")):
+            if not values or len(set(values)) != len(values):
+                raise UserError(f"{what}: expected at least one, each once, got {list(values)}")
+        needy = [arm.name for arm in arms if arm.generator]
+        if needy and self.overlay is None:
+            raise UserError(f"arm {needy[0]!r} needs generated wrist views: give --overlay DIR (a generate stage)")
+        if not 0 < self.paired_share < 1:
+            raise UserError(f"paired share: expected 0 < share < 1, got {self.paired_share}")
+
+
+def policy_config(part: PolicyPart) -> FlowPolicyConfig:
+    """Return the policy's configuration: a preset with the suite's steps, batch and head."""
+    preset = FlowPolicyConfig.preset(part.scale)
+    training = replace(
+        preset.training, steps=part.steps or preset.training.steps, batch=part.batch or preset.training.batch
+    )
+    return replace(preset, training=training, head={"flow": "flow", "bc": "regression"}[part.kind])
+
+
+def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str, Any]:
+    """Train every arm on every seed into ``out/ARM-SEED``; what is finished there stays, the rest goes on.
+
+    Returns:
+        ``out`` and ``policies``: name to folder, samples, wrist sources, seconds, ``validation`` and
+        ``wrist_shuffled`` (see :func:`bench.jobs.train_one`).  ``out/training.json`` holds the same.
+
+    Raises:
+        UserError: the data set, the overlay and the arms do not fit together.
+    """
+    training = CalvinDataset(dataset, "training")
+    overlay = None if options.overlay is None else Overlay.open(options.overlay, dataset_hash(training))
+    config, where = policy_config(options.policy), jobs.device()
+    todo = {}
+    for name in options.arms:
+        plan = plan_wrist(parse_arm(name), training.episodes, options.paired_share, options.split_seed)
+        for seed in options.seeds:
+            todo[f"{name}-{seed}"] = jobs.TrainJob(
+                str(dataset), plan, str(options.overlay) if overlay and plan.arm.generator else None, config, seed,
+                str(out / f"{name}-{seed}"), where, options.progress and options.workers == 0,
+            )  # fmt: skip
+    folders = {name: Path(job.folder) for name, job in todo.items()}
+    atomic.make_directory(out)
+    with (
+        atomic.locked(out),
+        training_bars(folders, config.training.steps, show=options.progress and options.workers != 0),
+    ):
+        trained = parallel(
+            jobs.train_one,
+            list(todo.values()),
+            workers=options.workers,
+            gpus=jobs.gpu_share(len(todo)),
+            ray_address=options.ray_address,
+        )
+    result = {
+        "out": str(out),
+        "dataset": dataset_hash(training),
+        "policies": {
+            name: {"folder": str(folders[name]), **outcome} for name, outcome in zip(todo, trained, strict=True)
+        },
+    }
+    atomic.write_json(out / "training.json", json.loads(json.dumps(result)))
+    return result

@@ -1,0 +1,66 @@
+"""Training several arms on one data set: each gets its folder, its wrist views and its scores on what it never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.data.calvin_writer import CalvinWriter
+from bench.data.episode import Window
+from bench.errors import UserError
+from bench.policy_training import TrainOptions, train_policies
+from bench.suite import PolicyPart
+
+FRAMES = 8
+TINY = PolicyPart(kind="flow", scale="tiny", steps=2, batch=2)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("policy_training")
+    rng = np.random.default_rng(0)
+    for split, episodes in (("training", 5), ("validation", 2)):
+        writer = CalvinWriter(root, split, first_frame=0 if split == "training" else 1000)
+        for episode in range(episodes):
+            frames = {
+                "robot_obs": np.concatenate([rng.normal(size=(FRAMES, 14)), np.ones((FRAMES, 1))], axis=1),
+                "scene_obs": rng.normal(size=(FRAMES, 24)),
+                "rgb_static": rng.integers(0, 256, (FRAMES, 200, 200, 3), np.uint8),
+                "rgb_gripper": rng.integers(0, 256, (FRAMES, 84, 84, 3), np.uint8),
+                "executed_actions": np.full((FRAMES, 7), 0.5),
+            }
+            writer.add_episode(frames, [Window(0, FRAMES - 1, "open_drawer", "open it")], name=f"{split}-{episode}")
+        writer.finish()
+    return root
+
+
+def test_every_arm_is_trained_scored_and_kept(dataset: Path, tmp_path: Path) -> None:
+    options = TrainOptions(arms=("anchor", "paired"), paired_share=0.4, policy=TINY, workers=0, progress=False)
+    result = train_policies(dataset, tmp_path, options)
+    anchor, paired = (result["policies"][name] for name in ("anchor-0", "paired-0"))
+    assert anchor["wrist"] == {"real": 0, "generated": 0, "absent": 5}
+    assert paired["wrist"] == {"real": 2, "generated": 0, "absent": 3}
+    assert anchor["wrist_shuffled"] is None, "an arm without a wrist view has none to shuffle"
+    assert paired["wrist_shuffled"]["samples"] == paired["validation"]["samples"] == 2 * (FRAMES - 1)
+    assert set(anchor["validation"]["task_error"]) == {"open_drawer"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"anchor-0", "paired-0", "training.json"}
+    weights = (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns
+    train_policies(dataset, tmp_path, options)
+    assert (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"arms": ("generated",)}, "--overlay"),
+        ({"arms": ("anchor", "anchor")}, "each once"),
+        ({"seeds": ()}, "at least one"),
+        ({"paired_share": 1.0}, "0 < share < 1"),
+        ({"arms": ("wrist",)}, "unknown arm"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainOptions(**wrong)  # type: ignore[arg-type]
