@@ -74,6 +74,8 @@ class Outcome:
         reason: one line, where not.
         film: the chain as MP4, where it was asked for.
         spent: where the worker's time went.
+        process: the worker's id.
+        span: when (``time.monotonic`` where the worker is) the attempt began and ended.
     """
 
     kind: Literal["done", "policy", "user", "unserved", "fault"]
@@ -81,6 +83,8 @@ class Outcome:
     reason: str = ""
     film: bytes | None = None
     spent: Mapping[str, float] = field(default_factory=dict)
+    process: int = field(default_factory=os.getpid)
+    span: tuple[float, float] = (0.0, 0.0)
 
 
 class ChainWorker:
@@ -149,6 +153,7 @@ class ChainWorker:
 
     async def _roll(self, world: TimedWorld, policy: Mind, generator: Any, job: Job, chain: Chain) -> Outcome:
         film = Film() if self._films != "none" else None
+        began = time.monotonic()
         world.spent.clear()
         course = chain_course(
             world,
@@ -165,7 +170,7 @@ class ChainWorker:
         result = await self._follow(course, policy, world.spent)
         kept = film is not None and is_kept(self._films, result)
         footage = film.finish() if film is not None and kept else None
-        return Outcome("done", result, film=footage, spent=dict(world.spent))
+        return Outcome("done", result, film=footage, spent=dict(world.spent), span=(began, time.monotonic()))
 
     async def _follow(self, course: Course, policy: Mind, spent: Spent) -> ChainResult:
         """Answer a chain's questions to its end."""

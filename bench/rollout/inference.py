@@ -70,13 +70,15 @@ class BatchingServer:
         return await request.answer
 
     def statistics(self) -> dict[str, float | int | None]:
-        """Return batches so far, mean fill (0..1), queueing time p50/p95 and time to predict p50, in milliseconds."""
+        """Return batches so far, mean fill (0..1), time to queue (p50, p95, mean) and to predict (p50, mean) in ms."""
         return {
             "batches": len(self._fill),
             "batch_fill": float(np.mean(np.array(self._fill))) / self.max_batch if self._fill else None,
             "queue_p50_ms": _percentile_ms(self._queued_s, 50),
             "queue_p95_ms": _percentile_ms(self._queued_s, 95),
+            "queue_mean_ms": _mean_ms(self._queued_s),
             "predict_ms": _percentile_ms(self._predict_s, 50),
+            "predict_mean_ms": _mean_ms(self._predict_s),
         }
 
     async def _serve(self) -> None:
@@ -188,3 +190,7 @@ class RemotePolicy:
 
 def _percentile_ms(seconds: deque[float], percent: float) -> float | None:
     return float(np.percentile(np.array(seconds), percent)) * 1000 if seconds else None
+
+
+def _mean_ms(seconds: deque[float]) -> float | None:
+    return float(np.mean(np.array(seconds))) * 1000 if seconds else None

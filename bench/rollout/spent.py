@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,11 +27,26 @@ Spent = defaultdict[str, float]
 all that was not waiting) and the counts ``"steps"`` and ``"requests"``."""
 
 
+@dataclass
+class WorkerSpan:
+    """One worker's time at work: when its first chain began and its last one ended, and its steps between them."""
+
+    began: float = math.inf
+    ended: float = -math.inf
+    steps: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.ended - self.began
+
+
 class Meter:
     """Adds up where the time of a whole rollout went.
 
     Attributes:
         spent: sums over all chains.
+        workers: process id to the worker's span.
         servers: each inference actor's statistics.
         chains: finished chains.
         first, last: when (``time.perf_counter``) the first world stood and the last chain was settled.
@@ -38,6 +54,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.spent: Spent = defaultdict(float)
+        self.workers: defaultdict[int, WorkerSpan] = defaultdict(WorkerSpan)
         self.servers: list[Mapping[str, float | int | None]] = []
         self.chains = 0
         self.first = self.last = math.nan
@@ -47,12 +64,15 @@ class Meter:
         if math.isnan(self.first):
             self.first = time.perf_counter()
 
-    def add(self, spent: Mapping[str, float]) -> None:
-        """Add a finished chain."""
+    def add(self, spent: Mapping[str, float], process: int, span: tuple[float, float]) -> None:
+        """Add a finished chain and the time that its worker gave it."""
         self.chains += 1
         self.last = time.perf_counter()
         for part, amount in spent.items():
             self.spent[part] += amount
+        worker = self.workers[process]
+        worker.began, worker.ended = min(worker.began, span[0]), max(worker.ended, span[1])
+        worker.steps += spent.get("steps", 0.0)
 
     def served(self, statistics: Sequence[Mapping[str, float | int | None]]) -> None:
         """Add what the inference actors say of themselves."""

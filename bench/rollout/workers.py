@@ -161,7 +161,7 @@ class _Book:
                 self._keep(outcome.film, film_name(outcome.result))
             self.ledger.append(outcome.result)
             self.queue.learn(outcome.result)
-            self.meter.add(outcome.spent)
+            self.meter.add(outcome.spent, outcome.process, outcome.span)
             self.bar.done(outcome.result)
             return
         if outcome.kind == "user":

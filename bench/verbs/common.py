@@ -59,6 +59,16 @@ def add_ray(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster; default: this machine")
 
 
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where a rollout's policy runs."""
+    group = parser.add_argument_group("inference")
+    group.add_argument("--inference", choices=("local", "actor"), help="a policy in each worker, or batching actors "
+                       "that all workers ask; default: actors where there is a GPU")  # fmt: skip
+    group.add_argument("--lanes", type=whole, metavar="N", help="chains side by side in a worker")
+    group.add_argument("--servers", type=whole, metavar="N", help="batching actors; default: one per GPU")
+    group.add_argument("--batch", type=whole, default=16, metavar="B", help="the actors' batch size, always padded to")
+
+
 class Verbs:
     """Adds verbs to a parser, each with its help, its example and the options that every verb has."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.verbs.common import Verbs, add_world, whole
+from bench.verbs.common import Verbs, add_inference, add_world, whole
 
 
 def _parity(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -32,6 +32,26 @@ def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
     return measure(args.scale, device=args.device, steps=args.steps, batch=args.batch)
 
 
+def _perf_rollout(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.rollout.perf_rollout import PerfOptions, measure
+    from bench.rollout.world import WorldOptions
+
+    options = PerfOptions(
+        policy=args.policy,
+        workers=tuple(args.workers),
+        chains=args.chains,
+        lanes=args.lanes,
+        servers=args.servers,
+        inference=args.inference,
+        batch=args.batch,
+        slow_policy_ms=args.slow_policy_ms,
+        steps_per_subtask=args.steps_per_subtask,
+        ray_address=args.ray_address,
+    )
+    assets = None if args.calvin_assets is None else str(args.calvin_assets.resolve())
+    return measure(options, WorldOptions(args.scene, assets, args.renderer), progress=not args.quiet)
+
+
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     parity = verbs.add("parity", _parity, "compare this CALVIN world with recordings of the original",
@@ -52,3 +72,16 @@ def add(verbs: Verbs) -> None:
     policy.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     policy.add_argument("--steps", type=whole, default=60, metavar="N", help="training steps; half of them warm up")
     policy.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
+    rollout = perf.add("rollout", _perf_rollout, "chains an hour with 1, 2, 4 … workers, and where the time goes",
+                       "perf rollout --policy tiny --workers 1 2 --json")  # fmt: skip
+    rollout.add_argument("--policy", default="small", metavar="NAME|DIR",
+                         help="tiny, small or base (untrained), expert, random, or a checkpoint folder")  # fmt: skip
+    rollout.add_argument("--workers", type=whole, nargs="+", default=[1, 2], metavar="W", help="one rollout for each")
+    rollout.add_argument("--chains", type=whole, metavar="N", help="of each rollout; default: 8 a worker")
+    rollout.add_argument("--steps-per-subtask", type=whole, default=360, metavar="N")
+    rollout.add_argument("--slow-policy-ms", type=float, default=0.0, metavar="MS",
+                         help="least time of a forward: what a larger policy would take")  # fmt: skip
+    rollout.add_argument("--scene", choices=tuple("ABCD"), default="D")
+    rollout.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster; default: this machine")
+    add_inference(rollout)
+    add_world(rollout)
