@@ -41,6 +41,8 @@ class TrainingConfig:
         ema: decay of the averaged weights, reached gradually so that short runs do not keep their first weights.
         shift: random shift of each image, as a share of its side (HULC, MDT, FLOWER: 10 of 224 px anchor, 4 of 84 px
             wrist).
+        jitter: largest change of each colour channel and of the brightness of a training image, as a share of white:
+            scenes that were not trained on have other woods and light.
         proprio_dropout: share of training samples whose proprioception is hidden (only if it is used).
         checkpoint_every: steps between the states from which a killed run continues.
         validate_every: steps between validations; 0 validates at the end only.
@@ -57,6 +59,7 @@ class TrainingConfig:
     clip: float = 1.0
     ema: float = 0.999
     shift: float = 0.045
+    jitter: float = 0.1
     proprio_dropout: float = 0.5
     checkpoint_every: int = 500
     validate_every: int = 0
@@ -79,6 +82,8 @@ class TrainingConfig:
             raise PolicyError(f"training.ema: expected 0 <= ema < 1, got {self.ema}")
         if not 0 <= self.shift < 0.5:
             raise PolicyError(f"training.shift: expected a share of the image side in 0..0.5, got {self.shift}")
+        if not 0 <= self.jitter < 1:
+            raise PolicyError(f"training.jitter: expected a share in 0..1, got {self.jitter}")
         if not 0 <= self.proprio_dropout <= 1:
             raise PolicyError(f"training.proprio_dropout: expected 0..1, got {self.proprio_dropout}")
 
@@ -156,7 +161,14 @@ class FlowPolicyConfig:
     def tiny(cls, **changes: Any) -> FlowPolicyConfig:
         """About 2M parameters: tests and the demo on two CPU cores."""
         training = TrainingConfig(
-            steps=400, batch=32, learning_rate=1e-3, warmup=40, ema=0.99, checkpoint_every=100, log_every=10
+            steps=400,
+            batch=32,
+            learning_rate=1e-3,
+            warmup=40,
+            ema=0.99,
+            jitter=0.0,
+            checkpoint_every=100,
+            log_every=10,
         )
         values: dict[str, Any] = {
             "name": "tiny", "anchor_size": 64, "wrist_size": 64, "width": 16, "blocks": 1, "stem_stride": 2,

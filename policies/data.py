@@ -154,6 +154,7 @@ class DeviceArrays:
         device: where everything is kept.
         use_wrist: false for the anchor arm, whose wrist views are never even copied.
         shift: random shift as a share of the side; 0 for validation.
+        jitter: random change of colours, see :class:`policies.config.TrainingConfig`; 0 for validation.
         proprio: whether the robot state is given to the network.
         proprio_dropout: share of the samples whose robot state is hidden.
     """
@@ -168,6 +169,7 @@ class DeviceArrays:
         *,
         use_wrist: bool,
         shift: float = 0.0,
+        jitter: float = 0.0,
         proprio: bool = False,
         proprio_dropout: float = 0.0,
     ) -> None:
@@ -178,7 +180,7 @@ class DeviceArrays:
         window = np.repeat(np.arange(len(lengths)), lengths)
         first_sample = np.repeat(np.cumsum(lengths) - lengths, lengths)
         frame = arrays.windows[window, 0] + np.arange(len(window)) - first_sample
-        self.device, self.shift, self.proprio_dropout = device, shift, proprio_dropout
+        self.device, self.shift, self.jitter, self.proprio_dropout = device, shift, jitter, proprio_dropout
         self.window, self.frame, self.stop = put(window), put(frame), put(arrays.windows[window, 1])
         self.sentence = put(arrays.window_sentence)
         self.embeddings = put(embeddings)
@@ -207,6 +209,7 @@ class DeviceArrays:
         anchor_shift = self._draw_shift(B, self.anchor.shape[1], generator)
         wrist_side = self.anchor.shape[1] if self.wrist is None else self.wrist.shape[1]
         wrist_shift = self._draw_shift(B, wrist_side, generator)
+        anchor_colour, wrist_colour = self._draw_colour(B, generator), self._draw_colour(B, generator)
         noise = torch.randn(B, K, ACTION_DIM, device=self.device, generator=generator)
         t = torch.rand(B, device=self.device, generator=generator)
         frame, window = self.frame[samples], self.window[samples]
@@ -217,8 +220,8 @@ class DeviceArrays:
             proprio = self.proprio[frame]
             hidden = torch.rand(B, device=self.device, generator=generator) < self.proprio_dropout
         inputs = Inputs(
-            anchor=_shifted(self.anchor, frame, anchor_shift),
-            wrist=None if self.wrist is None else _shifted(self.wrist, frame, wrist_shift),
+            anchor=_tinted(_shifted(self.anchor, frame, anchor_shift), anchor_colour),
+            wrist=None if self.wrist is None else _tinted(_shifted(self.wrist, frame, wrist_shift), wrist_colour),
             wrist_present=self.wrist_present[frame],
             sentence=self.embeddings[self.sentence[window]],
             proprio=proprio,
@@ -233,6 +236,21 @@ class DeviceArrays:
         largest = max(1, round(self.shift * side))
         share = torch.rand(B, 2, device=self.device, generator=generator)
         return (share * (2 * largest + 1)).long().clamp_max(2 * largest) - largest
+
+    def _draw_colour(self, B: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Return a gain for each channel (B, 3) and an offset in grey levels (B, 1)."""
+        if self.jitter == 0:
+            return None
+        share = torch.rand(B, 4, device=self.device, generator=generator) * 2 - 1
+        return 1 + self.jitter * share[:, :3], 255 * self.jitter * share[:, 3:]
+
+
+def _tinted(images: Tensor, colour: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Scale each colour channel of uint8 (B, H, W, 3), add to all of them, and clip to what a camera can give."""
+    if colour is None:
+        return images
+    gain, offset = (part[:, None, None] for part in colour)  # (B, 1, 1, 3) and (B, 1, 1, 1)
+    return (images * gain + offset).clamp_(0, 255).to(torch.uint8)
 
 
 def _shifted(images: Tensor, frame: Tensor, shift: Tensor | None) -> Tensor:

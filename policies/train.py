@@ -109,15 +109,15 @@ def train_policy(
     step, elapsed_before = restore_state(directory, identity, network, average, optimiser)
     history = History(directory, step, tensorboard=tensorboard)
 
-    def on_device(part: PolicyArrays, shift: float) -> DeviceArrays:
+    def on_device(part: PolicyArrays, shift: float, jitter: float) -> DeviceArrays:
         vectors = np.stack([table.lookup(sentence) for sentence in part.sentences])
         return DeviceArrays(
-            part, normaliser, vectors, config.chunk, device, use_wrist=use_wrist, shift=shift,
+            part, normaliser, vectors, config.chunk, device, use_wrist=use_wrist, shift=shift, jitter=jitter,
             proprio=config.use_proprio, proprio_dropout=settings.proprio_dropout if shift else 0.0,
         )  # fmt: skip
 
-    data = on_device(arrays, settings.shift)
-    held_out = None if validation is None else on_device(validation, 0.0)
+    data = on_device(arrays, settings.shift, settings.jitter)
+    held_out = None if validation is None else on_device(validation, 0.0, 0.0)
     order = SampleOrder(len(data), settings.batch, seed)
     generator = torch.Generator(device)
     compiles = settings.compile if settings.compile is not None else device.type == "cuda"

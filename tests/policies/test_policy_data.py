@@ -15,9 +15,11 @@ from policies.normalise import Normaliser
 CPU = torch.device("cpu")
 
 
-def _device(arrays, *, use_wrist=True, shift=0.0, chunk=4):
+def _device(arrays, *, use_wrist=True, shift=0.0, jitter=0.0, chunk=4):
     vectors = np.eye(len(arrays.sentences), 8, dtype=np.float32)
-    return DeviceArrays(arrays, arrays.fit_normaliser(), vectors, chunk, CPU, use_wrist=use_wrist, shift=shift)
+    return DeviceArrays(
+        arrays, arrays.fit_normaliser(), vectors, chunk, CPU, use_wrist=use_wrist, shift=shift, jitter=jitter
+    )
 
 
 def _generator(seed=0):
@@ -47,7 +49,7 @@ def test_arms_differ_in_the_wrist_view_only(arrays_of):
     whole, half = arrays_of(wrist="all"), arrays_of(wrist="half")
     samples = torch.arange(0, 40, 3)
     real, paired, anchor = (
-        _device(part, use_wrist=use, shift=0.05).batch(samples, _generator(3))
+        _device(part, use_wrist=use, shift=0.05, jitter=0.2).batch(samples, _generator(3))
         for part, use in ((whole, True), (half, True), (whole, False))
     )
     for other in (paired, anchor):
@@ -73,6 +75,21 @@ def test_random_shift_moves_whole_pixels_and_repeats_the_border(arrays_of):
         moved += (largest, largest) not in found
     assert moved > 0
     assert not torch.equal(batch.inputs.anchor, batch.inputs.wrist)
+
+
+def test_jitter_changes_colours_and_nothing_else(arrays_of):
+    arrays = arrays_of(8, 1)
+    batch = _device(arrays, jitter=0.1).batch(torch.arange(8), _generator())
+    for original, image in zip(arrays.anchor, batch.inputs.anchor.numpy(), strict=True):
+        for channel in range(3):
+            before, after = original[..., channel].ravel().astype(float), image[..., channel].ravel().astype(float)
+            inside = (after > 0) & (after < 255)
+            gain, offset = np.polyfit(before[inside], after[inside], 1)
+            assert 0.89 < gain < 1.11
+            assert abs(offset) < 27
+            np.testing.assert_allclose(after[inside], gain * before[inside] + offset, atol=1.1)
+    assert batch.inputs.anchor.dtype == torch.uint8
+    assert not torch.equal(batch.inputs.anchor, torch.from_numpy(arrays.anchor[:8]))
 
 
 def test_without_shift_images_are_untouched(arrays):
