@@ -261,6 +261,17 @@ class CalvinDataset:
         """Return the number of frames."""
         return sum(len(episode) for episode in self.episodes)
 
+    @property
+    def format(self) -> str:
+        """``"CALVIN"``, or ``"CALVIN, packed"``."""
+        return "CALVIN, packed" if isinstance(self.source, PackedFrames) else "CALVIN"
+
+    def hash(self) -> str:
+        """Return what says whether two splits hold the same recordings (:mod:`bench.data.fingerprint`)."""
+        from bench.data.fingerprint import dataset_hash
+
+        return dataset_hash(self)
+
     def __getitem__(self, identifier: str) -> Episode:
         """Return an episode by its id."""
         if identifier in self._by_id:
@@ -310,7 +321,7 @@ def relative_actions(actions: NDArray[Any], robot_obs: NDArray[Any]) -> NDArray[
 
 
 def describe(directory: Path | str) -> dict[str, Any]:
-    """Return what a data set holds, as JSON data: per split its frames, episodes, windows, tasks, scenes and keys.
+    """Return what a CALVIN data set holds, as JSON data: per split its frames, episodes, windows, tasks, scenes, keys.
 
     Raises:
         UserError: the folder holds neither split, or an index file is damaged.
@@ -328,6 +339,7 @@ def _describe(dataset: CalvinDataset) -> dict[str, Any]:
     tasks = Counter(window.task for _episode, window in dataset.windows)
     scenes = Counter(episode.scene or "unknown" for episode in dataset.episodes)
     return {
+        "format": dataset.format,
         "frames": len(dataset),
         "episodes": len(dataset.episodes),
         "windows": sum(tasks.values()),

@@ -1,7 +1,8 @@
 """Clips for the world model: T frames of an episode with their cameras, and the split into paired and unpaired.
 
-CALVIN's names end here: ``rgb_static`` becomes the view ``"anchor"``, ``rgb_gripper`` the view ``"wrist"``.  Camera
-poses come from the recorded state (:mod:`bench.calvin.camera`), not from a simulator.  Not here: any network.
+The data set's names end here: its rig (:mod:`bench.data.rig`) says which key is which view, so CALVIN's ``rgb_static``
+becomes ``"anchor"`` and ``rgb_gripper`` ``"wrist"``.  Camera poses come from what was recorded, not from a simulator.
+Not here: any network.
 """
 
 from __future__ import annotations
@@ -15,41 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calvin import camera as calvin_camera
-from bench.data.calvin import CalvinDataset
-from bench.data.episode import Episode
+from bench.data.episode import Dataset, Episode
 from bench.errors import UserError
-from worldmodel.api import ANCHOR, WRIST, Camera, Clip
-
-_RGB = {ANCHOR: "rgb_static", WRIST: "rgb_gripper"}
-_DEPTH = {ANCHOR: "depth_static", WRIST: "depth_gripper"}
+from worldmodel.api import WRIST, Clip
 
 
 def _keys(episode: Episode, wrist: bool, depth: bool) -> tuple[str, ...]:
     """Return the keys that a clip of this episode is made of."""
-    views = (ANCHOR, WRIST) if wrist else (ANCHOR,)
-    wanted = ["robot_obs", *(_RGB[view] for view in views)]
-    if depth:
+    rig = episode.rig
+    views = [view for view in rig.views if wrist or view != WRIST]
+    wanted = [*rig.needs(views), *(rig.views[view] for view in views)]
+    if depth and rig.depth:
         recorded = episode.keys
-        wanted += [_DEPTH[view] for view in views if _DEPTH[view] in recorded]
-    return tuple(wanted)
-
-
-def _cameras(robot_obs: NDArray[Any], wrist: bool) -> dict[str, Camera]:
-    """Return the cameras over the T frames of ``robot_obs`` (T, 15)."""
-    static = np.broadcast_to(calvin_camera.static_camera_from_world(), (len(robot_obs), 4, 4)).copy()
-    cameras = {ANCHOR: Camera(calvin_camera.STATIC.intrinsics(), static)}
-    if wrist:
-        pose = calvin_camera.wrist_camera_from_world(robot_obs)
-        cameras[WRIST] = Camera(calvin_camera.GRIPPER.intrinsics(), pose)
-    return cameras
+        wanted += [rig.depth[view] for view in views if rig.depth.get(view) in recorded]
+    return tuple(dict.fromkeys(wanted))
 
 
 def _clip(episode: Episode, arrays: dict[str, NDArray[Any]], start: int, stop: int, stride: int) -> Clip:
+    rig = episode.rig
+    views = {view: arrays[key] for view, key in rig.views.items() if key in arrays}
+    sizes = {view: (frames.shape[1], frames.shape[2]) for view, frames in views.items()}
     return Clip(
-        views={view: arrays[key] for view, key in _RGB.items() if key in arrays},
-        cameras=_cameras(arrays["robot_obs"], _RGB[WRIST] in arrays),
-        depth={view: arrays[key].astype(np.float32, copy=False) for view, key in _DEPTH.items() if key in arrays},
+        views=views,
+        cameras=rig.cameras(arrays, sizes),
+        depth={view: arrays[key].astype(np.float32, copy=False) for view, key in rig.depth.items() if key in arrays},
         episode=episode.id,
         start=start,
         stride=stride,
@@ -69,7 +59,7 @@ def read_clip(
     """Return the frames ``start:stop:stride`` of an episode as a clip.
 
     Args:
-        episode: from a CALVIN data set.
+        episode: of any data set.
         start: index of the first frame within the episode.
         stop: index after the last; None means the episode's end.
         stride: episode frames between two clip frames.
@@ -108,7 +98,7 @@ class ClipDataset:
 
     def __init__(
         self,
-        dataset: CalvinDataset | Sequence[Episode],
+        dataset: Dataset | Sequence[Episode],
         *,
         length: int,
         stride: int = 1,
@@ -201,8 +191,8 @@ class ClipDataset:
             return arrays
 
 
-def _episodes_of(dataset: CalvinDataset | Sequence[Episode]) -> tuple[Episode, ...]:
-    return dataset.episodes if isinstance(dataset, CalvinDataset) else tuple(dataset)
+def _episodes_of(dataset: Dataset | Sequence[Episode]) -> tuple[Episode, ...]:
+    return tuple(dataset) if isinstance(dataset, Sequence) else dataset.episodes
 
 
 def _chosen(episodes: tuple[Episode, ...], wanted: Collection[str] | None) -> tuple[Episode, ...]:
@@ -215,7 +205,7 @@ def _chosen(episodes: tuple[Episode, ...], wanted: Collection[str] | None) -> tu
 
 
 def split_paired(
-    dataset: CalvinDataset | Sequence[Episode], share: float, seed: int = 0
+    dataset: Dataset | Sequence[Episode], share: float, seed: int = 0
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return (ids of the paired episodes, ids of the unpaired): whole episodes, never frames.
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from bench.data.rig import CALVIN, Rig
 from bench.errors import UserError
 
 
@@ -64,6 +66,7 @@ class Episode:
         last: number of its last frame, included.
         windows: its instructions, by start.
         source: where its frames are read from.
+        rig: which of its keys are which cameras.
     """
 
     id: str
@@ -72,6 +75,7 @@ class Episode:
     last: int
     windows: tuple[Window, ...]
     source: FrameSource = field(repr=False, compare=False)
+    rig: Rig = field(default=CALVIN, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse an empty range and windows outside of it."""
@@ -116,3 +120,39 @@ class Episode:
         shared = [(min(stop, window.stop) - max(start, window.start), window) for window in self.windows]
         best = max(shared, key=lambda pair: pair[0], default=None)
         return best[1].instruction if best is not None and best[0] > 0 else ""
+
+
+class Dataset(Protocol):
+    """What every reader is: episodes, and a few facts about all of them."""
+
+    @property
+    def directory(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """The format's name and version."""
+        ...
+
+    @property
+    def episodes(self) -> tuple[Episode, ...]:
+        """Its episodes, in the order of its own numbers."""
+        ...
+
+    @property
+    def windows(self) -> tuple[tuple[Episode, Window], ...]:
+        """Every language window with its episode."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        ...
+
+    def __getitem__(self, identifier: str) -> Episode:
+        """Return an episode by its id."""
+        ...
+
+    def hash(self) -> str:
+        """Return what says whether two data sets hold the same recordings."""
+        ...

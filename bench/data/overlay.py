@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from bench import atomic
 from bench.data.arrays import ArraySpec, load_npz
 from bench.data.episode import Episode, FrameSource
+from bench.data.rig import CALVIN
 from bench.errors import UserError
 
-GENERATED_WRIST = "rgb_gripper_generated"
-"""The key under which an episode with an overlay gives the generated wrist view."""
+GENERATED_WRIST = CALVIN.generated
+"""The key under which a CALVIN episode with an overlay gives the generated wrist view."""
 
 _PIECE = 64
 _MAX_FILE_BYTES = 4 << 30
@@ -148,7 +149,9 @@ class Overlay:
         return None if size is None else self._load(episode, "condition", size, start, stop)
 
     def attach(self, episode: Episode) -> Episode:
-        """Return the episode with the key ``rgb_gripper_generated`` beside its own; without views, as it is.
+        """Return the episode with one more key, its rig's ``generated``; an episode without views as it is.
+
+        CALVIN's is ``rgb_gripper_generated``, LeRobot's ``observation.images.wrist_generated``.
 
         Raises:
             UserError: the overlay's views are not as many as the episode's frames.
@@ -160,7 +163,9 @@ class Overlay:
             raise UserError(
                 f"overlay: expected {len(episode)} frames of episode {episode.id}, got {frames}; generate again"
             )
-        return replace(episode, source=_Overlaid(episode.source, self, episode.id, episode.first))
+        return replace(
+            episode, source=_Overlaid(episode.source, self, episode.id, episode.first, episode.rig.generated)
+        )
 
     def _entry(self, episode: str) -> dict[str, Any]:
         if episode not in self._entries:
@@ -236,17 +241,18 @@ class _Overlaid:
     overlay: Overlay
     episode: str
     first: int
+    generated: str
 
     def keys(self, frame: int) -> tuple[str, ...]:
         """Return the recorded keys and the generated one."""
-        return (*self.source.keys(frame), GENERATED_WRIST)
+        return (*self.source.keys(frame), self.generated)
 
     def read(self, frames: range, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Return the recorded arrays and, if asked for, the generated one."""
-        own = [key for key in keys if key != GENERATED_WRIST]
+        own = [key for key in keys if key != self.generated]
         arrays = self.source.read(frames, own) if own else {}
-        if GENERATED_WRIST in keys:
+        if self.generated in keys:
             start = frames[0] - self.first
             views = self.overlay.load(self.episode, start, frames[-1] - self.first + 1)
-            arrays[GENERATED_WRIST] = views[:: frames.step]
+            arrays[self.generated] = views[:: frames.step]
         return arrays

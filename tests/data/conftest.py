@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 from bench.data.calvin import CalvinDataset
 from bench.data.calvin_writer import CalvinWriter
 from bench.data.episode import Window
+
+HERE = Path(__file__).parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
 
 
 def make_recording(frames: int, seed: int = 0, *, depth: bool = False, block: int = 0) -> dict[str, np.ndarray]:
