@@ -51,6 +51,16 @@ def _check(console: Console, result: Mapping[str, Any]) -> None:
                   f"{len(result['defects'])} defects")  # fmt: skip
 
 
+def _experts(console: Console, result: Mapping[str, Any]) -> None:
+    table = Table(*("task", *result["scenes"]), box=box.SIMPLE_HEAD, pad_edge=False)
+    for task, scenes in result["tasks"].items():
+        cells = [f"{one['solved']}/{one['attempts']}" for one in (scenes[scene] for scene in result["scenes"])]
+        table.add_row(escape(task), *cells)
+    console.print(table)
+    console.print(f"{result['solved']} of {result['attempts']} attempts in {result['seconds']} s; the lowest rate is "
+                  f"{result['lowest']:.0%}; below target: {', '.join(result['below_target']) or 'none'}")  # fmt: skip
+
+
 def _plain(console: Console, result: Mapping[str, Any]) -> None:
     table = Table(show_header=False)
     for name, value in result.items():
@@ -58,7 +68,7 @@ def _plain(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-_SHOWN = {"demo": _record, "run": _record, "doctor": _doctor, "check": _check}
+_SHOWN = {"demo": _record, "run": _record, "doctor": _doctor, "check": _check, "experts": _experts}
 
 
 def show(verb: str, result: Mapping[str, Any]) -> None:

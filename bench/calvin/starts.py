@@ -194,12 +194,18 @@ def draw_start(scene: SceneSpec | str, task: str, rng: np.random.Generator) -> S
 
 
 def _has_room(scene: SceneSpec, task: str, scene_obs: Vector) -> bool:
-    """Return whether the block that is to be pushed would not be pushed into the button or off the table."""
+    """Return whether the task can be done where the blocks stand.
+
+    A block that is to be pushed would not be pushed into the button or off the table; beneath a block that is to be
+    stacked there is one that does not stand before the cabinet's slope.
+    """
+    blocks = scene_obs[6:].reshape(3, 6)[:, :3]
+    if FAMILY[task] == "stack":
+        return bool(np.any((np.abs(blocks[:, 2] - TABLE_TOP) < BLOCK_HEIGHT) & (blocks[:, 1] < BELOW_TOWER)))
     if FAMILY[task] != "push":
         return True
     _, colour, _, direction = task.split("_")
-    index = [block.colour for block in scene.blocks].index(colour)
-    x, y = scene_obs[6 + 6 * index : 8 + 6 * index]
+    x, y, _ = blocks[[block.colour for block in scene.blocks].index(colour)]
     end = x + (PUSH_ROOM if direction == "right" else -PUSH_ROOM)
     at_button = abs(end - scene.button[0]) < BUTTON_ROOM and abs(y - scene.button[1]) < BUTTON_ROOM
     return bool(abs(end) < TABLE_HALF and not at_button)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.verbs.common import Verbs, add_inference, add_world, whole
+from bench.verbs.common import Verbs, add_inference, add_ray, add_world, seed, whole
 
 
 def _parity(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -24,6 +24,22 @@ def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.workers:
         result["crowd"] = [measure_many(workers, args.steps, **world) for workers in args.workers]
     return result
+
+
+def _perf_experts(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.perf_experts import measure
+
+    return measure(
+        args.scenes,
+        args.starts,
+        tasks=args.tasks,
+        seed=args.seed,
+        noise=args.noise,
+        assets=args.calvin_assets,
+        workers=args.workers,
+        ray_address=args.ray_address,
+        progress=not args.quiet,
+    )
 
 
 def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -66,6 +82,15 @@ def add(verbs: Verbs) -> None:
     env.add_argument("--steps", type=whole, default=300, metavar="N")
     env.add_argument("--workers", type=whole, nargs="+", default=[], metavar="W", help="also with W processes at once")
     add_world(env)
+    experts = perf.add("experts", _perf_experts, "how often the scripted experts succeed, by task and scene",
+                       "perf experts --scenes D --starts 5 --workers 2")  # fmt: skip
+    experts.add_argument("--scenes", default="ABCD", metavar="ABCD")
+    experts.add_argument("--starts", type=whole, default=100, metavar="N", help="random starts of each task and scene")
+    experts.add_argument("--tasks", default="all", metavar="TASK,…", help="all, or names separated by commas")
+    experts.add_argument("--noise", type=float, default=0.0, help="DART noise, a share of the action limit")
+    experts.add_argument("--seed", type=seed, default=0, metavar="N")
+    experts.add_argument("--calvin-assets", type=Path, metavar="DIR", help="a calvin_env checkout; default: built-in")
+    add_ray(experts)
     policy = perf.add("policy", _perf_policy, "training samples a second and latency of a policy, beside the device's",
                       "perf policy --scale tiny --json")  # fmt: skip
     policy.add_argument("--scale", choices=("tiny", "small", "base"), default="small")

@@ -19,6 +19,7 @@ from bench.calvin.experts.grasps import (
     grasps,
     in_cabinet,
     in_drawer,
+    in_reach,
     on_table,
     room,
     wall,
@@ -34,10 +35,20 @@ from bench.calvin.experts.motion import (
     Motion,
     Pose,
     Vector,
+    wrapped,
 )
 from bench.calvin.scene import TABLE_TOP
 
 ATTEMPTS = 3
+MISSED = 0.02
+"""Fingers farther from where they should be than this, metres, do not close."""
+TURN = 1.3
+"""How far a block is turned, rad; the task asks for 60°."""
+ENOUGH = 1.08
+UPPER_ROOM = -0.04
+"""y up to which there is room between the cabinet's slope and a block that lies on another one."""
+ASKEW = 0.01
+"""How far beside the middle of the lower block the upper one is set down at most, metres."""
 
 
 def _approach(hand: Hand, pose: Pose) -> Motion:
@@ -60,16 +71,22 @@ def grasp(hand: Hand, name: str) -> Motion:
         ExpertFailed: the block never stayed between the fingers.
     """
     yield from hand.retreat()
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         hand.gripper = OPEN
-        pose = choose_grasp(hand, name)
+        pose = choose_grasp(hand, name, attempt)
         yield from _approach(hand, pose)
-        yield from hand.grip(CLOSED, int(hand.rng.integers(9, 13)))
-        if hand.held() == name:
-            return
-        yield from hand.grip(OPEN, 3)
+        if _arrived(hand, pose):
+            yield from hand.grip(CLOSED, int(hand.rng.integers(9, 13)))
+            if hand.held() == name:
+                return
+            yield from hand.grip(OPEN, 3)
         yield from hand.retreat()
     raise ExpertFailed(f"{name} was not grasped in {ATTEMPTS} attempts")
+
+
+def _arrived(hand: Hand, pose: Pose) -> bool:
+    """Return whether the fingers are where they should be: the wrist may have come to its end, or hit something."""
+    return float(np.linalg.norm(hand.tcp() - np.array(pose.position))) < MISSED
 
 
 def lift(name: str) -> Callable[[Hand], Motion]:
@@ -143,14 +160,8 @@ def place_in_drawer(hand: Hand) -> Motion:
 def place_in_slider(hand: Hand) -> Motion:
     """Put the held block into the half of the cabinet that the door leaves open."""
     name = _carried(hand)
-    x = open_half(hand) + hand.jitter(0.02)
+    x = _cabinet_spot(hand, name) + hand.jitter(0.01)
     tilt = 0.45 + hand.jitter(0.08)
-    taken = [
-        hand.block(other).position for other in hand.world.blocks if other != name and in_cabinet(hand.block(other))
-    ]
-    for other in taken:
-        if abs(x - other[0]) < 0.09:
-            x = float(other[0]) + (0.09 if x > other[0] else -0.09)
     inside = Pose((x, 0.082 + hand.jitter(0.008), TABLE_TOP + 0.045), ACROSS + hand.jitter(0.1), tilt)
     yield from hand.retreat()
     yield from hand.above(Pose((x, CABINET_Y - 0.06, 0.58), inside.yaw, tilt))
@@ -159,14 +170,21 @@ def place_in_slider(hand: Hand) -> Motion:
     yield from _release_at(hand, inside, inside.moved(y=-0.08, z=0.06))
 
 
-def open_half(hand: Hand) -> float:
-    """Return the x of the middle of the cabinet's open half, metres."""
+def _cabinet_spot(hand: Hand, name: str) -> float:
+    """Return an x in the cabinet's open half that is clear of door, wall and the blocks that lie there, metres."""
     place, x = hand.joints()[0], hand.scene.slide[0]
     left, right = x - hand.scene.slide_range, x + parts.DOOR_WIDTH
     covered = (x - place, x - place + parts.DOOR_WIDTH)
-    if covered[0] - left > right - covered[1]:
-        return (left + covered[0]) / 2
-    return (covered[1] + right) / 2 - 0.02
+    low, high = (left, covered[0]) if covered[0] - left > right - covered[1] else (covered[1] - 0.04, right)
+    blocks = [hand.block(other) for other in hand.world.blocks if other != name]
+    taken = [float(block.position[0]) for block in blocks if in_cabinet(block)]
+    middle = (low + high) / 2
+
+    def worth(spot: float) -> float:
+        return min([0.09, *(abs(spot - other) for other in taken)]) - 0.5 * max(0.0, abs(spot - middle) - 0.02)
+
+    spots = middle + hand.rng.permutation(np.linspace(-1.0, 1.0, 13)) * max(0.02, (high - low) / 2 - 0.05)
+    return float(max(spots, key=worth))
 
 
 def stack_block(hand: Hand) -> Motion:
@@ -177,10 +195,14 @@ def stack_block(hand: Hand) -> Motion:
         raise ExpertFailed("no block lies on the table to stack upon")
     base = hand.block(min(others, key=lambda other: abs(hand.block(other).position[1] + 0.1)))
     held = hand.block(name)
-    yaw = hand.yaw + _alignment(held, base)
+    x, y = (float(value) for value in base.position[:2])
     top = float(base.position[2]) + base.height / 2
+    turn = _alignment(held, base)
+    # Before the cabinet's slope the upper block is set down a little nearer to the robot.
+    y -= float(np.clip(y + held.half_width(math.pi / 2 - turn) - UPPER_ROOM, 0.0, ASKEW))
+    yaw = hand.yaw + turn
     yield from hand.retreat()
-    over = Pose((float(base.position[0]), float(base.position[1]), top + 0.1), yaw, _level_tilt(hand, name))
+    over = Pose((x, y, top + 0.1), yaw, _level_tilt(hand, name))
     yield from hand.above(over)
     yield from hand.to(over, close_to=0.005)
     offset = hand.tcp() - hand.block(name).position
@@ -253,36 +275,51 @@ def rotate(name: str, sign: int) -> Callable[[Hand], Motion]:
     """Return the expert that turns a block on the spot: ``sign`` 1 is counterclockwise (left)."""
 
     def expert(hand: Hand) -> Motion:
-        angle = sign * (1.3 + abs(hand.jitter(0.15)))
-        block = hand.block(name)
-        starts = [
-            replace(one, yaw=one.yaw + turn)
-            for one in grasps(block)
-            for turn in (-math.pi, 0.0)
-            if not one.offset.any() and -1.25 < one.yaw + turn < 3.5 and -1.25 < one.yaw + turn + angle < 3.5
-        ]
-        if not starts:
-            raise ExpertFailed(f"{name}: the wrist cannot turn that far")
-
-        def cost(one: Grasp) -> float:
-            crowded = 40 * max(0.0, 0.01 - room(hand, name, block, one)) + 10 * wall(block, one.direction)
-            return abs(one.yaw + angle / 2 - 1.2) * 0.2 + crowded + 0.4 * (one.width > 0.05)
-
+        start = hand.block(name).heading()
         yield from hand.retreat()
-        yaw = min(starts, key=cost).yaw
-        hand.gripper = OPEN
-        x, y, z = (float(value) for value in block.position)
-        pose = Pose((x, y, z), yaw)
-        yield from _approach(hand, pose)
-        yield from hand.grip(CLOSED, int(hand.rng.integers(9, 13)))
-        if hand.held() != name:
-            raise ExpertFailed(f"{name} slipped out of the fingers")
-        raised = pose.moved(z=0.02)
-        yield from hand.to(raised, pace=0.6)
-        turned = Pose(raised.position, yaw + angle)
-        yield from hand.to(turned, pace=1.0)
-        yield from hand.to(turned.moved(z=-0.017), pace=0.5)
-        yield from hand.grip(OPEN, 7)
-        yield from hand.to(turned.moved(z=0.08), close_to=0.012)
+        for attempt in range(ATTEMPTS):
+            turned = sign * wrapped(hand.block(name).heading() - start)
+            if turned > ENOUGH:
+                return
+            angle = sign * (TURN - turned + abs(hand.jitter(0.15)))
+            yield from _turn(hand, name, _turning_pose(hand, name, angle, attempt), angle)
 
     return expert
+
+
+def _turning_pose(hand: Hand, name: str, angle: float, choice: int) -> Pose:
+    """Return where to take hold of a block that is to be turned by ``angle``, so that the wrist can follow."""
+    block = hand.block(name)
+    starts = [
+        replace(one, yaw=one.yaw + turn)
+        for one in grasps(block)
+        for turn in (-math.pi, 0.0)
+        if not one.offset.any() and -1.25 < one.yaw + turn < 3.5 and -1.25 < one.yaw + turn + angle < 3.5
+    ]
+    if not starts:
+        raise ExpertFailed(f"{name}: the wrist cannot turn that far")
+
+    def cost(one: Grasp) -> float:
+        crowded = 40 * max(0.0, 0.01 - room(hand, name, block, one)) + 10 * wall(block, one.direction)
+        reach = in_reach(one.yaw) + in_reach(one.yaw + angle)
+        return abs(one.yaw + angle / 2 - 1.2) * 0.2 + crowded + 2 * reach + 0.4 * (one.width > 0.05)
+
+    best = sorted(starts, key=cost)[choice % len(starts)]
+    x, y, z = (float(value) for value in block.position)
+    return Pose((x, y, z), best.yaw)
+
+
+def _turn(hand: Hand, name: str, pose: Pose, angle: float) -> Motion:
+    """Take hold of a block at ``pose``, turn it in the air and set it down; let go at once where that fails."""
+    hand.gripper = OPEN
+    yield from _approach(hand, pose)
+    if _arrived(hand, pose):
+        yield from hand.grip(CLOSED, int(hand.rng.integers(9, 13)))
+        if hand.held() == name:
+            raised = pose.moved(z=0.02)
+            yield from hand.to(raised, pace=0.6)
+            turned = Pose(raised.position, pose.yaw + angle)
+            yield from hand.to(turned, pace=1.0)
+            yield from hand.to(turned.moved(z=-0.017), pace=0.5)
+        yield from hand.grip(OPEN, 7)
+    yield from hand.to(hand.pose_here().moved(z=0.08), close_to=0.012)

@@ -18,8 +18,19 @@ CABINET_FLOOR_Y = 0.02
 """Blocks beyond this y lie in the cabinet."""
 DRAWER_BELOW = 0.42
 """Blocks whose centre is lower lie in the drawer."""
+FALLEN = 0.3
+"""Blocks whose centre is lower lie neither on the table nor in the drawer."""
 CABINET_TILT = 0.75
 """The hand leans back this far, rad, to reach into the cabinet without touching its slope."""
+DRAWER_BACK = -0.183
+"""y of the table's edge, beneath which the drawer goes in."""
+DRAWER_FRONT = -0.157
+"""y of the inner side of the closed drawer's front."""
+DRAWER_TILT = 0.25
+BESIDE_TABLE = -0.24
+"""To a block in the drawer beyond this y the hand leans, so that it does not touch the table's edge."""
+MOST_SQUEEZED = 0.7
+"""How far, rad, closing fingers turn a block at most."""
 WIDEST = 0.06
 FINGERTIP = 0.055
 """How far the outer side of an open finger is from the gripper's middle, metres."""
@@ -99,31 +110,58 @@ def on_table(block: BlockPose) -> bool:
     return not in_cabinet(block) and abs(block.position[2] - block.height / 2 - TABLE_TOP) < 0.012
 
 
-def choose_grasp(hand: Hand, name: str) -> Pose:
+def in_reach(yaw: float) -> float:
+    """Return a cost for a yaw at which the wrist comes near its end: the hand then stands beside where it should."""
+    return 0.4 * max(0.0, 0.0 - yaw, yaw - 2.9)
+
+
+def _within_drawer(hand: Hand, block: BlockPose, yaw: float) -> float:
+    """Return the yaw nearest to ``yaw`` at which the open fingers do not land on the drawer's rims, if it is not far.
+
+    A block that lies askew is then turned by the closing fingers.
+    """
+    back = DRAWER_BACK - FINGER_RADIUS - float(block.position[1])
+    front = float(block.position[1]) - FINGER_RADIUS - (DRAWER_FRONT - hand.joints()[1])
+    free = math.asin(float(np.clip(min(back, front) / FINGERTIP, 0.0, 1.0)))
+    turned = yaw - ACROSS
+    limited = float(np.clip(turned, -free, free))
+    return ACROSS + (limited if abs(limited - turned) < MOST_SQUEEZED else turned)
+
+
+def choose_grasp(hand: Hand, name: str, choice: int = 0) -> Pose:
     """Return the pose in which to close the fingers on a block.
 
+    Args:
+        hand: whose fingers.
+        name: the block.
+        choice: 0 for the best, 1 for the second best, …: where the best has failed.
+
     Raises:
-        ExpertFailed: no two faces of the block fit between the fingers.
+        ExpertFailed: the block fell off the table, or no two faces of it fit between the fingers.
     """
     block = hand.block(name)
+    if block.position[2] < FALLEN:
+        raise ExpertFailed(f"{name} fell off the table")
 
     def cost(one: Grasp) -> float:
         crowded = 40 * max(0.0, 0.01 - room(hand, name, block, one)) + 10 * wall(block, one.direction)
-        return (
-            crowded + 0.4 * (one.width > 0.05) + 0.08 * abs(one.yaw - hand.yaw) + 8 * float(np.linalg.norm(one.offset))
-        )
+        wide, far = 0.4 * (one.width > 0.05), 0.08 * abs(one.yaw - hand.yaw)
+        return crowded + wide + far + in_reach(one.yaw) + 8 * float(np.linalg.norm(one.offset))
 
-    ways = list(grasps(block))
+    ways = sorted(grasps(block), key=cost)
     if not ways:
         raise ExpertFailed(f"{name}: no side narrower than {WIDEST} m lies flat")
-    best = min(ways, key=cost)
+    best = ways[choice % len(ways)]
     yaw, tilt = best.yaw, 0.0
     if in_cabinet(block):
         # A hand turned far would touch door or wall; the closing fingers turn the block instead.
         yaw = ACROSS + (yaw - ACROSS) / 2 if abs(yaw - ACROSS) < 0.6 else yaw
         # Near its base the robot cannot lean that far.
         tilt = CABINET_TILT - 0.3 * float(np.clip((-0.1 - block.position[0]) / 0.12, 0.0, 1.0)) + hand.jitter(0.06)
-    elif not in_drawer(block) and block.position[1] > -0.06 and abs(math.sin(best.yaw)) > 0.8:
+    elif in_drawer(block):
+        yaw = _within_drawer(hand, block, yaw)
+        tilt = DRAWER_TILT if block.position[1] > BESIDE_TABLE and abs(yaw - ACROSS) < 0.8 else 0.0
+    elif block.position[1] > -0.06 and abs(math.sin(best.yaw)) > 0.8:
         tilt = 0.15
     x, y = (float(value) for value in block.position[:2] + best.offset)
     z = float(block.position[2])

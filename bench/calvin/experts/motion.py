@@ -84,6 +84,12 @@ class BlockPose:
             (math.atan2(self.axes[1, axis], self.axes[0, axis]) % math.pi, float(self.extents[axis])) for axis in flat
         ]
 
+    def heading(self) -> float:
+        """Return the direction of the first edge that lies flat, within [-pi, pi): it turns as the block turns."""
+        upright = int(np.argmax(np.abs(self.axes[2])))
+        flat = 1 if upright == 0 else 0
+        return math.atan2(self.axes[1, flat], self.axes[0, flat])
+
     @property
     def height(self) -> float:
         """Return the edge length along the vertical."""

@@ -1,4 +1,4 @@
-"""Experts that push blocks over the table with the closed fingers."""
+"""Experts that push blocks over the table with the closed fingers; what cannot be pushed is drawn along."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.calvin.experts.motion import ACROSS, CLOSED, ExpertFailed, Hand, Motion, Pose, Vector
+from bench.calvin.experts.grasping import grasp
+from bench.calvin.experts.grasps import on_table
+from bench.calvin.experts.motion import ACROSS, CLOSED, OPEN, ExpertFailed, Hand, Motion, Pose, Vector
+from bench.calvin.experts.parts import SLIDER_HANDLE
 from bench.calvin.scene import TABLE_TOP
 
 FINGER = 0.013
@@ -15,21 +18,40 @@ FINGER = 0.013
 PUSH_HEIGHT = TABLE_TOP + 0.02
 PATIENCE = 14
 """Steps for which a block may fail to come along before the hand tries again from behind."""
-ATTEMPTS = 3
+ATTEMPTS = 2
+STRAYED = 0.045
+"""How far a block may leave the line along which it is pushed, metres, before the hand tries again."""
+STEERING = 0.8
+MOST_STEERING = 0.015
+"""How far beside their way the fingers aim: per metre that the block has left the line, and at most."""
+BESIDE = 0.022
+"""How far beside the fingers a block may come to lie, metres, before the hand tries again."""
+BUTTON_ROOM = 0.053
+"""How near to the button's middle the closed fingers can come down, metres."""
+BEFORE_CABINET, BEFORE_HANDLE = -0.01, -0.06
+"""y up to which the closed fingers can come down before the cabinet, and before its door's handle."""
+HANDLE_WIDTH = 0.05
+TABLE_EDGE = -0.18
+EDGE = -0.16
+"""A block nearer to the table's edge than this y is pushed back from it, metres."""
+LANE = -0.105
+"""y along which a block is pushed toward the drawer: between the edge and the cabinet."""
 BESIDE_DRAWER = 0.13
 """How far from the drawer's middle a block may be for a push straight into it."""
 
 
-def _shove(hand: Hand, name: str, goal: Vector, tilt: float, reached: Callable[[Vector], bool]) -> Motion:
+def _shove(hand: Hand, name: str, goal: Vector, reached: Callable[[Vector], bool]) -> Motion:
     """Push a block along the line to ``goal`` (x, y) from behind, keeping its middle ahead of the fingers.
 
-    Ends when ``reached`` says so of the block's position (3,), or when the block does not come along.
+    Ends when ``reached`` says so of the block's position (3,), when the block does not come along, when it has left the
+    line, or when it comes too near to the table's edge on the way to a goal that is not beyond it.
     """
     block = hand.block(name)
     start = block.position[:2]
     way = (goal - start) / float(np.linalg.norm(goal - start))
-    gap = block.half_width(math.atan2(way[1], way[0])) + FINGER
-    behind = start - way * (gap + 0.025 + abs(hand.jitter(0.01)))
+    behind = _behind(hand, name, way)[0] - way * abs(hand.jitter(0.004))
+    edge = -math.inf if goal[1] < TABLE_EDGE else min(EDGE, float(start[1])) - 0.008
+    tilt = _lean(max(float(behind[1]), float(start[1])))
     low = Pose((float(behind[0]), float(behind[1]), PUSH_HEIGHT + hand.jitter(0.004)), ACROSS, tilt)
     yield from hand.retreat()
     hand.gripper = CLOSED
@@ -38,14 +60,49 @@ def _shove(hand: Hand, name: str, goal: Vector, tilt: float, reached: Callable[[
     yield from hand.to(low, pace=0.8, close_to=0.006)
     farthest, patience = -1.0, PATIENCE
     while patience and not reached(hand.block(name).position):
-        at = hand.block(name).position[:2]
-        progress = float((at - start) @ way)
-        aside = (at - start) - way * progress
-        # Lead the fingers beyond the block's middle line so that it is steered back to the line.
-        point = at - way * (gap - 0.03) + 0.8 * aside
-        yield hand.action_toward(Pose((float(point[0]), float(point[1]), low.position[2]), ACROSS, tilt), 0.75)
+        block = hand.block(name)
+        progress = float((block.position[:2] - start) @ way)
+        aside = (block.position[:2] - start) - way * progress
+        lag = block.position[:2] - hand.target[:2]
+        beside = abs(float(lag[0] * way[1] - lag[1] * way[0]))
+        if float(np.linalg.norm(aside)) > STRAYED or beside > BESIDE or block.position[1] < edge:
+            break
+        yield hand.action_toward(_onward(hand, way, aside, low), 0.75)
         farthest, patience = (progress, PATIENCE) if progress > farthest + 0.002 else (farthest, patience - 1)
     yield from hand.through(hand.pose_here().moved(x=-0.03 * float(way[0]), y=-0.03 * float(way[1]), z=0.08))
+
+
+def _behind(hand: Hand, name: str, way: Vector) -> tuple[Vector, float]:
+    """Return where (x, y) the fingers come down to push a block along ``way``, and how much room they have there."""
+    block = hand.block(name)
+    touching = block.half_width(math.atan2(way[1], way[0])) + FINGER
+    points = [block.position[:2] - way * (touching + run_up) for run_up in (0.03, 0.02, 0.008)]
+    rooms = [_room_to_come_down(hand, name, point) for point in points]
+    best = next((index for index, room in enumerate(rooms) if room > 0.0), int(np.argmax(rooms)))
+    return points[best], rooms[best]
+
+
+def _room_to_come_down(hand: Hand, name: str, point: Vector) -> float:
+    """Return how far closed fingers at ``point`` (x, y) are from what stands there, metres; negative: they hit it."""
+    handle = hand.scene.slide[0] - hand.joints()[0] + SLIDER_HANDLE[0]
+    slope = BEFORE_HANDLE if abs(point[0] - handle) < HANDLE_WIDTH else BEFORE_CABINET
+    rooms = [slope - point[1], math.dist(point, hand.scene.button[:2]) - BUTTON_ROOM]
+    for other in hand.world.blocks:
+        block = hand.block(other)
+        if other != name and on_table(block):
+            away = block.position[:2] - point
+            rooms.append(float(np.linalg.norm(away)) - block.half_width(math.atan2(away[1], away[0])) - FINGER)
+    return float(min(rooms))
+
+
+def _onward(hand: Hand, way: Vector, aside: Vector, low: Pose) -> Pose:
+    """Return where the fingers go next: on along the way, and back to the line that block and fingers have left.
+
+    The block turns until a side of it lies against the flat fingers, and then goes where they go.
+    """
+    back = -aside * min(STEERING, MOST_STEERING / max(float(np.linalg.norm(aside)), 1e-9))
+    x, y = (float(value) for value in hand.target[:2] + 0.03 * way + back)
+    return Pose((x, y, low.position[2]), ACROSS, low.tilt)
 
 
 def _lean(y: float) -> float:
@@ -67,28 +124,55 @@ def push(name: str, sign: int) -> Callable[[Hand], Motion]:
             now = hand.block(name).position
             if reached(now):
                 return
-            goal = np.array([x + sign * (far + 0.01), _free_lane(hand, name, x, float(now[1]), sign)])
-            yield from _shove(hand, name, goal, _lean(float(now[1])), reached)
+            goal, room = _lane(hand, name, x + sign * (far + 0.01))
+            if room < -0.005:
+                break
+            yield from _shove(hand, name, goal, reached)
+        now = hand.block(name).position
+        if not reached(now):
+            yield from _drag(hand, name, x + sign * (far + 0.01) - float(now[0]))
 
     return expert
 
 
-def _free_lane(hand: Hand, name: str, x: float, y: float, sign: int) -> float:
-    """Return the y at which the push should end so that the block passes the button and the other blocks."""
+def _drag(hand: Hand, name: str, x: float) -> Motion:
+    """Take hold of a block that cannot be pushed and draw it over the table by ``x`` metres."""
+    yield from grasp(hand, name)
+    here = hand.pose_here()
+    yield from hand.to(here.moved(x=x), pace=0.6)
+    yield from hand.grip(OPEN, 7)
+    yield from hand.to(here.moved(x=x, z=0.09), close_to=0.012)
+
+
+def _lane(hand: Hand, name: str, x: float) -> tuple[Vector, float]:
+    """Return the goal (``x``, y) of a push on which the block passes the button and the other blocks.
+
+    Also returns how much room the fingers have where they come down for it, metres.
+    """
     obstacles = [(np.array(hand.scene.button[:2]), 0.04)]
     obstacles += [(hand.block(other).position[:2], 0.03) for other in hand.world.blocks if other != name]
-    reach = hand.block(name).half_width(math.pi / 2)
+    block = hand.block(name)
+    reach, start = block.half_width(math.pi / 2), block.position[:2]
 
-    def room(end: float) -> float:
-        free = 0.04
-        for middle, radius in obstacles:
-            for part in np.linspace(0.0, 1.0, 6):
-                point = np.array([x + sign * 0.13 * part, y + (end - y) * part])
-                free = min(free, float(np.linalg.norm(point - middle)) - radius - reach - 0.01)
-        return free
+    def free(goal: Vector) -> float:
+        points = [start + (goal - start) * part for part in np.linspace(0.0, 1.0, 6)]
+        return min(
+            [
+                0.04,
+                *(math.dist(point, middle) - radius - reach - 0.01 for point in points for middle, radius in obstacles),
+            ]
+        )
 
-    ends = [end for end in np.linspace(-0.15, -0.03, 13) if abs(end - y) < 0.08]
-    return float(max(ends, key=lambda end: room(end) - 0.15 * abs(end - y), default=y))
+    def room(goal: Vector) -> float:
+        return _behind(hand, name, (goal - start) / float(np.linalg.norm(goal - start)))[1]
+
+    def worth(goal: Vector) -> float:
+        return free(goal) + 2 * min(0.0, room(goal)) - 0.15 * abs(float(goal[1] - start[1]))
+
+    middle = float(np.clip(start[1], -0.15, -0.03))
+    goals = [np.array([x, y]) for y in np.linspace(-0.15, -0.03, 13) if abs(y - middle) < 0.08]
+    best = max(goals, key=worth)
+    return best, room(best)
 
 
 def push_into_drawer(hand: Hand) -> Motion:
@@ -105,13 +189,19 @@ def push_into_drawer(hand: Hand) -> Motion:
     def fell(position: Vector) -> bool:
         return float(position[2]) < TABLE_TOP
 
-    for _ in range(ATTEMPTS):
-        x, y = (float(value) for value in hand.block(name).position[:2])
+    def beside(position: Vector) -> bool:
+        return abs(float(position[0]) - centre) < BESIDE_DRAWER - 0.03 or fell(position)
+
+    for attempt in range(ATTEMPTS + 1):
+        x = float(hand.block(name).position[0])
         if abs(x - centre) > BESIDE_DRAWER:
-            side = math.copysign(BESIDE_DRAWER - 0.04, x - centre)
-            goal = np.array([centre + side, min(-0.1, y)])
-            yield from _shove(hand, name, goal, _lean(y), lambda at: abs(float(at[0]) - centre) < BESIDE_DRAWER - 0.03)
-            x, y = (float(value) for value in hand.block(name).position[:2])
-        yield from _shove(hand, name, np.array([x, -0.26]), _lean(y + 0.04), fell)
+            near = centre + math.copysign(BESIDE_DRAWER - 0.04, x - centre)
+            if attempt == ATTEMPTS:
+                yield from _drag(hand, name, near - x)
+            else:
+                yield from _shove(hand, name, np.array([near, LANE]), beside)
+            x = float(hand.block(name).position[0])
+        if abs(x - centre) < BESIDE_DRAWER:
+            yield from _shove(hand, name, np.array([x, -0.26]), fell)
         if fell(hand.block(name).position):
             return
