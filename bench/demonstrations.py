@@ -1,7 +1,9 @@
-"""Collecting a data set: scripted experts in many processes, written in CALVIN's format.
+"""Collecting a data set: scripted experts in many processes, written in CALVIN's format or packed.
 
-``bench/calvin/collect.py`` makes the demonstrations of one process; here they are dealt out, kept part by part so that
-a killed run goes on, and written as two splits.
+``bench/calvin/collect.py`` makes the demonstrations of one process; here they are dealt out in parts.  The process that
+makes a part writes its frames too (:mod:`bench.data.part`); at the end parts are strung together by renaming files, in
+an order that hangs on the options alone.  So the data set is the same for any number of processes, and a killed run
+goes on with the parts that are whole.
 """
 
 from __future__ import annotations
@@ -10,25 +12,35 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench import atomic
-from bench.calvin.collect import chosen_tasks, collect_chunk
+from bench.calvin.collect import chosen_tasks, kept_world, wanted_attempts, watched
+from bench.calvin.expert import Demonstration
 from bench.data.calvin import SPLITS, CalvinDataset
+from bench.data.calvin_index import Embed
 from bench.data.calvin_writer import CalvinWriter
 from bench.data.episode import Window
+from bench.data.pack_writer import PackWriter
+from bench.data.part import FORMATS, PART_FILE, Format, new_part, read_part
+from bench.data.split_writer import SplitWriter
 from bench.errors import UserError
 from bench.stages import parallel
+from policies.text import MINILM, MINILM_PACKAGE, embed
 
-PART = 4
-"""Demonstrations that one job makes: small enough that little is lost with a worker."""
+_PART, _LARGEST_PART, _JOBS = 4, 64, 256
+"""Demonstrations that one job makes at least and at most, and how many jobs keep many processes busy to the end."""
+
+_DONE = ".parts.done"
+_WRITERS: dict[Format, type[SplitWriter]] = {"calvin": CalvinWriter, "packed": PackWriter}
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,8 @@ class CollectOptions:
         validation_episodes: validation demonstrations.
         noise: standard deviation of DART noise, as a share of the action limit; labels stay clean.
         seed: the only source of variation.
-        depth: record depth too; the tiny and small world models need the anchor's.
+        depth: record depth too; the tiny and small world models need it.
+        format: ``calvin``, a compressed file a frame, or ``packed``, memory-mapped shards (:mod:`bench.data.packed`).
         assets: a calvin_env checkout, or None for the built-in scenes.
         renderer: ``auto``, ``gl``, ``bullet-egl`` or ``bullet-tiny``.
     """
@@ -56,6 +69,7 @@ class CollectOptions:
     depth: bool = True
     assets: Path | None = None
     renderer: str = "auto"
+    format: Format = "calvin"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be collected."""
@@ -67,6 +81,8 @@ class CollectOptions:
             )
         if not 0 <= self.noise <= 1:
             raise UserError(f"noise: expected a share of the action limit from 0 to 1, got {self.noise}")
+        if self.format not in FORMATS:
+            raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {self.format!r}; choose one of them")
         chosen_tasks(self.tasks)
 
     def to_json(self) -> dict[str, Any]:
@@ -86,86 +102,107 @@ class PartJob:
     folder: str
 
     @property
-    def file(self) -> Path:
+    def path(self) -> Path:
         """Where the part is kept until the split is written."""
-        return Path(self.folder) / f"{self.split}-{self.scene}-{self.number:05d}.npz"
+        return Path(self.folder) / f"{self.split}-{self.scene}-{self.number:05d}"
 
 
 def _parts(options: CollectOptions, folder: Path) -> list[PartJob]:
     parts = []
     for split, episodes in zip(SPLITS, (options.episodes, options.validation_episodes), strict=True):
+        size = max(_PART, min(_LARGEST_PART, episodes // _JOBS))
         for position, scene in enumerate(sorted(options.scenes)):
             share = (episodes + len(options.scenes) - 1 - position) // len(options.scenes)
-            for number, start in enumerate(range(0, share, PART)):
-                parts.append(PartJob(split, scene, number, min(PART, share - start), options, str(folder)))
+            for number, start in enumerate(range(0, share, size)):
+                parts.append(PartJob(split, scene, number, min(size, share - start), options, str(folder)))
     return parts
 
 
-_ARRAYS = ("actions", "robot_obs", "scene_obs", "rgb_static", "rgb_gripper", "depth_static", "depth_gripper")
-
-
 def collect_part(job: PartJob) -> dict[str, Any]:
-    """Make one part and keep it as a file; a part that is there already is not made again."""
-    tally = job.file.with_suffix(".json")
-    if not tally.exists():
-        options = job.options
-        chunk = collect_chunk(
-            job.scene,
-            options.tasks,
-            job.episodes,
-            (options.seed, SPLITS.index(job.split), ord(job.scene), job.number),
-            noise=options.noise,
-            assets=options.assets,
-            renderer=options.renderer,
-            depth=options.depth,
-        )
-        if not chunk.demonstrations:
+    """Make one part and keep it as a folder; a part that is there already is not made again.
+
+    Returns:
+        ``frames``, and ``seconds`` by what they were spent on where the part was made now.
+    """
+    if (job.path / PART_FILE).is_file():
+        return {"frames": _frames_of(read_part(job.path)), "seconds": {}}
+    options = job.options
+    env = kept_world(job.scene, options.assets, options.renderer, options.depth)
+    seed = (options.seed, SPLITS.index(job.split), ord(job.scene), job.number)
+    started, writing, attempts = time.perf_counter(), 0.0, Counter[str]()
+    with new_part(job.path, options.format) as part, watched(env) as seconds:
+        for task, one in wanted_attempts(env, options.tasks, job.episodes, seed, noise=options.noise):
+            attempts[task] += 1
+            if one is not None:
+                begun = time.perf_counter()
+                window = Window(0, len(one), task, one.instruction)
+                part.add_episode(_recorded(one), [window], job.scene, f"{job.path.name}-{len(part)}")
+                writing += time.perf_counter() - begun
+        if not len(part):
             raise UserError(f"no expert solved any of {options.tasks!r} in scene {job.scene}; collect other tasks")
-        arrays = {
-            f"{index}/{key}": getattr(one, key)
-            for index, one in enumerate(chunk.demonstrations)
-            for key in _ARRAYS
-            if getattr(one, key) is not None
-        }
-        with atomic.replacing(job.file) as temporary:
-            np.savez(temporary, **arrays)
-        words = [(one.task, one.instruction) for one in chunk.demonstrations]
-        atomic.write_json(tally, {"words": words, "attempts": dict(chunk.attempts)})
-    return {"split": job.split, "episodes": job.episodes}
+        part.notes["attempts"] = dict(attempts)
+        simulated = time.perf_counter()
+    ended = time.perf_counter()
+    seconds["expert"] = simulated - started - writing - sum(seconds.values())
+    seconds["writing"] = writing + ended - simulated
+    return {"frames": part.frames, "seconds": seconds}
 
 
-def _written(job: PartJob) -> Iterator[tuple[str, dict[str, Any], Window]]:
-    """Yield (name, frames, window) of each demonstration in a part."""
-    tally = json.loads(job.file.with_suffix(".json").read_text())
-    with np.load(job.file, allow_pickle=False) as parts:
-        for index, (task, instruction) in enumerate(tally["words"]):
-            frames = {key: parts[f"{index}/{key}"] for key in _ARRAYS[1:] if f"{index}/{key}" in parts}
-            executed = parts[f"{index}/actions"]
-            # One row more, like the observations; the writer drops the last frame, which has no action.
-            frames["executed_actions"] = np.concatenate([executed, executed[-1:]])
-            yield f"{job.file.stem}-{index}", frames, Window(0, len(executed), task, instruction)
+_ARRAYS = ("robot_obs", "scene_obs", "rgb_static", "rgb_gripper", "depth_static", "depth_gripper")
+
+
+def _recorded(one: Demonstration) -> dict[str, NDArray[Any]]:
+    frames = {key: getattr(one, key) for key in _ARRAYS if getattr(one, key) is not None}
+    # One row more, like the observations; the writer drops the last frame, which has no action.
+    return {**frames, "executed_actions": np.concatenate([one.actions, one.actions[-1:]])}
+
+
+def _frames_of(part: Mapping[str, Any]) -> int:
+    return sum(entry["frames"] for entry in part["entries"])
 
 
 def _write_split(split: str, parts: list[PartJob], out: Path, first_frame: int) -> CalvinDataset:
     if (out / split).exists():
         return CalvinDataset(out, split)
-    writer = CalvinWriter(out, split, first_frame=first_frame)
+    writer = _WRITERS[parts[0].options.format](out, split, first_frame=first_frame)
     for part in parts:
-        for name, frames, window in _written(part):
-            if name not in writer.done:
-                writer.add_episode(frames, [window], part.scene, name)
-    return writer.finish()
+        writer.adopt(part.path)
+    return writer.finish(sentence_encoder())
 
 
-@contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
+def sentence_encoder() -> Embed | None:
+    """Return all-MiniLM-L6-v2 where its package is installed (the extra ``text``), else None.
 
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("collect", total=total)
-        yield partial(bar.advance, task)
+    No other encoder stands in: vectors in ``auto_lang_ann.npy`` are taken for a sentence model's by whoever reads them.
+    """
+    return partial(embed, MINILM) if find_spec(MINILM_PACKAGE) else None
+
+
+class _Bar:
+    """A progress bar on stderr: demonstrations done, frames a second, time left."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} frames/s"))
+        self._bar = Progress(
+            TextColumn("collect"), *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show
+        )
+        self._task = self._bar.add_task("collect", total=total, rate=0.0)
+        self._frames, self._started = 0, time.monotonic()
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def done(self, episodes: int, frames: int) -> None:
+        """Count a part."""
+        self._frames += frames
+        self._bar.update(self._task, advance=episodes, rate=self._frames / (time.monotonic() - self._started))
 
 
 def collect(
@@ -186,8 +223,9 @@ def collect(
 
     Returns:
         ``success_rate`` over all attempts, ``tasks`` → {attempts, solved, success_rate}, ``episodes``, ``frames``,
-        ``seconds``, ``out``.
+        ``seconds``, ``frames_per_minute``, ``shares`` of the workers' time by what it was spent on, ``out``.
     """
+    shutil.rmtree(out / _DONE, ignore_errors=True)
     if any((out / split).exists() for split in SPLITS) and not (out / "parts").exists():
         raise UserError(f"{out}: expected no data set there, got one; choose another --out")
     with atomic.locked(out):
@@ -217,11 +255,14 @@ def _collect(
 ) -> dict[str, Any]:
     started = time.monotonic()
     parts = _parts(options, out / "parts")
-    with _bar(sum(part.episodes for part in parts), progress) as advance:
-        parallel(
-            collect_part, parts, workers=workers, ray_address=ray_address,
-            each=lambda position, _: advance(parts[position].episodes),
-        )  # fmt: skip
+    seconds: Counter[str] = Counter()
+    with _Bar(sum(part.episodes for part in parts), progress) as bar:
+
+        def each(position: int, made: dict[str, Any]) -> None:
+            bar.done(parts[position].episodes, made["frames"])
+            seconds.update(made["seconds"])
+
+        parallel(collect_part, parts, workers=workers, ray_address=ray_address, each=each)
     frames, episodes = 0, 0
     for split in SPLITS:
         dataset = _write_split(split, [part for part in parts if part.split == split], out, first_frame=frames)
@@ -230,16 +271,22 @@ def _collect(
     attempts: Counter[str] = Counter()
     solved: Counter[str] = Counter()
     for part in parts:
-        tally = json.loads(part.file.with_suffix(".json").read_text())
-        attempts.update(tally["attempts"])
-        solved.update(task for task, _ in tally["words"])
-    shutil.rmtree(out / "parts")
+        content = read_part(part.path)
+        attempts.update(content["notes"]["attempts"])
+        solved.update(window[2] for entry in content["entries"] for window in entry["windows"])
+    # Renamed first: a folder of parts that is half deleted must not be taken for a collection to go on with.
+    (out / "parts").rename(out / _DONE)
+    shutil.rmtree(out / _DONE)
+    took = time.monotonic() - started
     return {
         "success_rate": solved.total() / attempts.total(),
         "tasks": _rates(attempts, solved),
         "episodes": episodes,
         "frames": frames,
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(took, 2),
+        "frames_per_minute": round(60 * frames / took),
+        "shares": {kind: round(spent / sum(seconds.values()), 3) for kind, spent in sorted(seconds.items())},
+        "format": options.format,
         "out": str(out),
     }
 

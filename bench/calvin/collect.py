@@ -1,15 +1,20 @@
 """Collecting demonstrations in one process: which task next, from a fresh start or from where the last one ended.
 
-A chunk is a pure function of its arguments, so that any worker may make it and a lost one can be made again.  Not
-here: running chunks in parallel, writing them to disk.
+A chunk is a pure function of its arguments, so that any worker may make it and a lost one can be made again.  Worlds
+are built once a process and used again: what happens after a reset does not depend on what happened before.  Not here:
+running chunks in parallel, writing them to disk.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,6 +108,84 @@ def _rarest(tasks: Sequence[str], done: Counter[str], rng: np.random.Generator) 
     return candidates[int(rng.integers(len(candidates)))]
 
 
+def kept_world(scene: str, assets: Path | str | None, renderer: str, depth: bool) -> CalvinEnv:
+    """Return this process's world of a scene: built at the first call, reset by whoever uses it next.
+
+    Worlds of another recipe (assets, renderer, depth) are closed: a process serves one collection at a time.
+    """
+    recipe = (None if assets is None else str(assets), renderer, depth)
+    for key in [key for key in _WORLDS if key[1:] != recipe]:
+        _WORLDS.pop(key).close()
+    found = _WORLDS.get((scene, *recipe))
+    if found is None:
+        found = _WORLDS[scene, *recipe] = CalvinEnv(scene, assets=assets, renderer=renderer, depth=depth)
+    return found
+
+
+_WORLDS: dict[tuple[str, str | None, str, bool], CalvinEnv] = {}
+
+
+@contextmanager
+def watched(env: CalvinEnv) -> Iterator[dict[str, float]]:
+    """Give seconds spent in the simulator (``physics``) and on pictures (``drawing``), counted while inside."""
+    seconds = {"physics": 0.0, "drawing": 0.0}
+    methods = {"step": "physics", "reset": "physics", "views": "drawing", "depth_views": "drawing"}
+    for name, kind in methods.items():
+        setattr(env, name, _timed(getattr(env, name), seconds, kind))
+    try:
+        yield seconds
+    finally:
+        for name in methods:
+            delattr(env, name)
+
+
+def _timed(work: Callable[..., Any], seconds: dict[str, float], kind: str) -> Callable[..., Any]:
+    def timed(*args: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return work(*args, **named)
+        finally:
+            seconds[kind] += time.perf_counter() - start
+
+    return timed
+
+
+def wanted_attempts(
+    env: CalvinEnv,
+    tasks: str | Sequence[str],
+    episodes: int,
+    seed: int | Sequence[int],
+    *,
+    noise: float = 0.0,
+    chained: float = CHAINED,
+    render: bool = True,
+) -> Iterator[tuple[str, Demonstration | None]]:
+    """Yield (task, demonstration or None) until ``episodes`` have succeeded; a pure function of its arguments.
+
+    Args:
+        env: the world to act in; in what state does not matter.
+        tasks: ``"all"`` or task names, demonstrated as evenly as chains allow.
+        episodes: number of demonstrations wanted; fewer come where the experts fail again and again.
+        seed: the only source of variation; give every chunk its own.
+        noise: standard deviation of the noise on executed actions, in action units; labels stay clean.
+        chained: share of demonstrations that go on from where the last one ended.
+        render: record both cameras, and their depth where the world was made with ``depth=True``.
+
+    Raises:
+        UserError: an unknown task, or no episodes wanted.
+    """
+    wanted = chosen_tasks(tasks)
+    if episodes < 1:
+        raise UserError(f"episodes: expected at least 1, got {episodes}")
+    rng, found = np.random.default_rng(seed), 0
+    endless = attempts(env, wanted, rng, noise=noise, chained=chained, render=render)
+    for task, one in islice(endless, TRIES_PER_EPISODE * episodes):
+        found += one is not None
+        yield task, one
+        if found == episodes:
+            return
+
+
 def collect_chunk(
     scene: str,
     tasks: str | Sequence[str],
@@ -116,14 +199,14 @@ def collect_chunk(
     render: bool = True,
     depth: bool = False,
 ) -> Chunk:
-    """Collect ``episodes`` successful demonstrations in one scene; a pure function of its arguments.
+    """Collect ``episodes`` successful demonstrations in one scene, in memory; a pure function of its arguments.
 
     Args:
         scene: ``A`` … ``D``.
-        tasks: ``"all"`` or task names, demonstrated as evenly as chains allow.
-        episodes: number of demonstrations wanted; fewer come back where the experts fail again and again.
-        seed: the only source of variation; give every chunk its own.
-        noise: standard deviation of the noise on executed actions, in action units; labels stay clean.
+        tasks: see :func:`wanted_attempts`, as ``episodes``, ``seed``, ``noise``, ``chained`` and ``render``.
+        episodes: number of demonstrations wanted.
+        seed: the only source of variation.
+        noise: standard deviation of the noise on executed actions.
         chained: share of demonstrations that go on from where the last one ended.
         assets: CALVIN's own assets, see ``CalvinEnv``.
         renderer: see ``CalvinEnv``.
@@ -133,20 +216,6 @@ def collect_chunk(
     Raises:
         UserError: an unknown scene or task, or no episodes wanted.
     """
-    wanted = chosen_tasks(tasks)
-    if episodes < 1:
-        raise UserError(f"episodes: expected at least 1, got {episodes}")
-    env = CalvinEnv(scene, assets=assets, renderer=renderer, depth=depth)
-    found: list[Demonstration] = []
-    tried: Counter[str] = Counter()
-    try:
-        rng = np.random.default_rng(seed)
-        for task, one in attempts(env, wanted, rng, noise=noise, chained=chained, render=render):
-            tried[task] += 1
-            if one is not None:
-                found.append(one)
-            if len(found) == episodes or tried.total() >= TRIES_PER_EPISODE * episodes:
-                break
-    finally:
-        env.close()
-    return Chunk(tuple(found), dict(tried))
+    env = kept_world(scene, assets, renderer, depth)
+    done = list(wanted_attempts(env, tasks, episodes, seed, noise=noise, chained=chained, render=render))
+    return Chunk(tuple(one for _, one in done if one is not None), dict(Counter(task for task, _ in done)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,13 @@ def save_object_npy(path: Path, value: Any) -> None:
 
 def _annotations(entries: Sequence[Entry], firsts: Sequence[int], embed: Embed | None) -> dict[str, Any]:
     windows = [(first, *window) for entry, first in zip(entries, firsts, strict=True) for window in entry["windows"]]
-    sentences = [sentence for _first, _start, _stop, _task, sentence in windows]
+    # A pickle tells equal strings from one and the same: without this the bytes would hang on who made the strings.
+    sentences = [sys.intern(sentence) for _first, _start, _stop, _task, sentence in windows]
     vectors = np.full((len(windows), EMBEDDING_SIZE), np.nan, dtype=np.float32)
     if embed is not None and sentences:
         vectors = np.asarray(embed(sentences), dtype=np.float32)
     spans = [(np.int64(first + start), np.int64(first + stop - 1)) for first, start, stop, *_ in windows]
-    tasks = [task for _first, _start, _stop, task, _sentence in windows]
+    tasks = [sys.intern(task) for _first, _start, _stop, task, _sentence in windows]
     return {
         "language": {"ann": sentences, "task": tasks, "emb": vectors[:, None]},
         "info": {"episodes": [], "indx": spans},

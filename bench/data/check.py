@@ -7,7 +7,7 @@ that name another scene, frames in two places, blocks in another scene's order. 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +22,10 @@ from bench.data.arrays import list_npz, load_npy, load_npz
 from bench.data.calvin import FRAME_ARRAYS, REQUIRED, SPLITS, CalvinDataset, frame_path, read_ranges, relative_actions
 from bench.data.defects import Defect
 from bench.data.episode import Episode
+from bench.data.packed import PackedFrames
 from bench.errors import UserError
 
+_STEP = ("actions", "rel_actions", "robot_obs")
 _TOLERANCE = 1e-3
 _BATCH = 256
 _WORKERS = 4
@@ -140,49 +142,63 @@ def _check_index(dataset: CalvinDataset) -> Iterator[Defect]:
 
 def _check_episode(dataset: CalvinDataset, episode: Episode) -> Iterator[Defect]:
     """Read every frame once; compare each with the one before."""
-    directory = dataset.directory
-    yield from _missing(directory, episode.first, episode.last)
+    path_of = dataset.source.path
+    if not isinstance(dataset.source, PackedFrames):  # whose shards were counted and measured when it was opened
+        yield from _missing(dataset.directory, episode.first, episode.last)
     before: _Frame | None = None
     steps = _Steps()
     with ThreadPoolExecutor(_WORKERS) as pool:
         for start in range(episode.first, episode.last + 1, _BATCH):
             numbers = range(start, min(start + _BATCH, episode.last + 1))
-            for frame, found in zip(numbers, pool.map(lambda number: _read(directory, number), numbers), strict=True):
+            for frame, found in zip(numbers, pool.map(lambda number: _read(dataset, number), numbers), strict=True):
                 if isinstance(found, str):
-                    yield Defect(str(frame_path(directory, frame)), frame, found)
+                    yield Defect(str(path_of(frame)), frame, found)
                 if not isinstance(found, _Frame):
                     before = None
                     continue
                 if before is not None and found.digest == before.digest:
                     what = f"duplicate: the same content as frame {frame - 1}"
-                    yield Defect(str(frame_path(directory, frame)), frame, what)
+                    yield Defect(str(path_of(frame)), frame, what)
                 steps.compare(frame, found, before)
                 before = found
-    yield from steps.defects(directory)
+    yield from steps.defects(path_of)
 
 
 @dataclass(frozen=True)
 class _Frame:
     digest: bytes
-    actions: NDArray[Any]
-    rel_actions: NDArray[Any]
-    robot_obs: NDArray[Any]
+    arrays: dict[str, NDArray[Any]]
 
 
-def _read(directory: Path, number: int) -> _Frame | str | None:
+def _read(dataset: CalvinDataset, number: int) -> _Frame | str | None:
     """Return what later comparisons need of a frame, what is wrong with it, or None where it has no file."""
-    path = frame_path(directory, number)
-    if not path.is_file():
-        return None
     try:
-        recorded = list_npz(path)
-        arrays = load_npz(path, {key: FRAME_ARRAYS[key] for key in FRAME_ARRAYS if key in REQUIRED or key in recorded})
+        arrays = _packed(dataset.source, number) if isinstance(dataset.source, PackedFrames) else None
+        if arrays is None:
+            path = frame_path(dataset.directory, number)
+            if not path.is_file():
+                return None
+            recorded = list_npz(path)
+            wanted = {key: FRAME_ARRAYS[key] for key in FRAME_ARRAYS if key in REQUIRED or key in recorded}
+            arrays = load_npz(path, wanted)
     except UserError as error:
         return str(error)
     digest = hashlib.sha256()
     for array in arrays.values():
         digest.update(array.tobytes())
-    return _Frame(digest.digest(), arrays["actions"], arrays["rel_actions"], arrays["robot_obs"])
+    return _Frame(digest.digest(), {key: array for key, array in arrays.items() if key in _STEP})
+
+
+def _packed(source: PackedFrames, number: int) -> dict[str, NDArray[Any]]:
+    """Return a packed frame, whatever keys were packed."""
+    arrays = {key: array[0] for key, array in source.read(range(number, number + 1), source.pack.keys).items()}
+    for key, array in arrays.items():
+        spec = FRAME_ARRAYS.get(key)
+        if spec is None or array.shape != spec.shape or array.dtype.name not in spec.dtypes:
+            raise UserError(f"{key}: expected {spec or 'a key of CALVIN'}, got {array.dtype} {array.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"{key}: expected finite numbers, got NaN or infinity; leave this frame out")
+    return arrays
 
 
 class _Steps:
@@ -194,16 +210,18 @@ class _Steps:
 
     def compare(self, frame: int, found: _Frame, before: _Frame | None) -> None:
         """Compare a frame's two actions, and the action before it with its pose."""
-        expected = relative_actions(found.actions[None], found.robot_obs[None])[0]
-        if np.abs(expected - found.rel_actions).max() > _TOLERANCE:
+        if len(found.arrays) < len(_STEP):
+            return  # a pack need not hold both kinds of actions
+        expected = relative_actions(found.arrays["actions"][None], found.arrays["robot_obs"][None])[0]
+        if np.abs(expected - found.arrays["rel_actions"]).max() > _TOLERANCE:
             self.relative.append(frame)
         if before is not None:
-            moved = (before.actions[:6] - found.robot_obs[:6]).astype(np.float64)
+            moved = (before.arrays["actions"][:6] - found.arrays["robot_obs"][:6]).astype(np.float64)
             moved[3:] = (moved[3:] + np.pi) % (2 * np.pi) - np.pi
             if np.abs(moved).max() > _TOLERANCE:
                 self.absolute.append(frame - 1)
 
-    def defects(self, directory: Path) -> Iterator[Defect]:
+    def defects(self, path_of: Callable[[int], Path]) -> Iterator[Defect]:
         """Give one row for either contradiction, naming its first frame."""
         rows = (
             (self.relative, "rel_actions do not follow from actions and robot_obs"),
@@ -211,7 +229,7 @@ class _Steps:
         )
         for frames, what in rows:
             if frames:
-                yield Defect(str(frame_path(directory, frames[0])), frames[0], f"{what} in {len(frames)} frames")
+                yield Defect(str(path_of(frames[0])), frames[0], f"{what} in {len(frames)} frames")
 
 
 def _in_both(root: Path) -> Iterator[Defect]:

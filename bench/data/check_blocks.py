@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.data.calvin import BLOCK_ORDER, CalvinDataset, frame_path
+from bench.data.calvin import BLOCK_ORDER, CalvinDataset
 from bench.data.defects import Defect
 from bench.data.episode import Episode, Window
 from bench.errors import UserError
@@ -73,4 +73,4 @@ def _slider(dataset: CalvinDataset, episode: Episode, window: Window) -> Iterato
     if not -_SLIDER_SLACK <= slider <= limit + _SLIDER_SLACK:
         number = episode.first + frame
         what = f"scene: the slider stands at {slider:.3f} m, scene {episode.scene} ends at {limit} m; another scene?"
-        yield Defect(str(frame_path(dataset.directory, number)), number, what)
+        yield Defect(str(dataset.source.path(number)), number, what)

@@ -105,6 +105,10 @@ class PartWriter:
         self._folder, self._form, self._entries = folder, form, list[Entry]()
         self.notes: dict[str, Any] = {}
 
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self._entries)
+
     @property
     def frames(self) -> int:
         """Number of frames written."""

@@ -9,6 +9,7 @@ import pytest
 
 from bench.data.calvin import CalvinDataset, frame_path
 from bench.data.calvin_writer import CalvinWriter
+from bench.data.check import check
 from bench.data.clips import ClipDataset
 from bench.data.episode import Window
 from bench.data.fingerprint import dataset_hash
@@ -185,3 +186,24 @@ def test_every_split_is_packed(tiny_root, tmp_path):
     assert len(CalvinDataset(tmp_path / "pack")) == 26
     with pytest.raises(UserError, match="training/"):
         pack_dataset(tmp_path / "nowhere", tmp_path / "other")
+
+
+def test_a_pack_is_checked_like_a_data_set(dataset, tmp_path):
+    keys = ("actions", "rel_actions", "robot_obs", "scene_obs", "rgb_static", "rgb_gripper")
+    packed = pack(dataset, tmp_path / "pack", keys=keys)
+    assert check(tmp_path / "pack").defects == check(dataset.root).defects
+    for key, row in (("robot_obs", 3), ("rel_actions", 20)):
+        shard = np.load(packed.directory / f"{key}_0000.npy", mmap_mode="r+")
+        shard[row] = np.nan if key == "robot_obs" else 5.0
+        shard.flush()
+    found = check(tmp_path / "pack").defects
+    assert [defect.frame for defect in found] == [73, 90]
+    assert found[0].file.endswith("0000.npy")
+    assert "NaN" in found[0].what
+    assert "rel_actions do not follow" in found[1].what
+    assert check_pack_of(dataset, tmp_path / "few", ("rgb_gripper", "robot_obs")) == ()
+
+
+def check_pack_of(dataset, root, keys):
+    pack(dataset, root, keys=keys)
+    return check(root).defects
