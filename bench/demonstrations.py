@@ -223,7 +223,8 @@ def collect(
 
     Returns:
         ``success_rate`` over all attempts, ``tasks`` → {attempts, solved, success_rate}, ``episodes``, ``frames``,
-        ``seconds``, ``frames_per_minute``, ``shares`` of the workers' time by what it was spent on, ``out``.
+        ``seconds`` and ``timings`` (of making the parts and of joining them), ``frames_per_minute``, ``shares`` of the
+        workers' time by what it was spent on, ``format``, ``out``.
     """
     shutil.rmtree(out / _DONE, ignore_errors=True)
     if any((out / split).exists() for split in SPLITS) and not (out / "parts").exists():
@@ -263,6 +264,7 @@ def _collect(
             seconds.update(made["seconds"])
 
         parallel(collect_part, parts, workers=workers, ray_address=ray_address, each=each)
+    collected = time.monotonic()
     frames, episodes = 0, 0
     for split in SPLITS:
         dataset = _write_split(split, [part for part in parts if part.split == split], out, first_frame=frames)
@@ -284,6 +286,7 @@ def _collect(
         "episodes": episodes,
         "frames": frames,
         "seconds": round(took, 2),
+        "timings": {"parts": round(collected - started, 2), "joining": round(started + took - collected, 2)},
         "frames_per_minute": round(60 * frames / took),
         "shares": {kind: round(spent / sum(seconds.values()), 3) for kind, spent in sorted(seconds.items())},
         "format": options.format,

@@ -26,6 +26,29 @@ def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
     return result
 
 
+def _perf_collect(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.demonstrations import CollectOptions
+    from bench.perf_collect import measure
+
+    options = CollectOptions(
+        scenes=args.scenes,
+        episodes=args.episodes,
+        validation_episodes=len(args.scenes),
+        seed=args.seed,
+        depth=not args.no_depth,
+        assets=args.calvin_assets,
+        renderer=args.renderer,
+    )
+    return measure(
+        options,
+        workers=args.workers,
+        formats=args.formats,
+        folder=args.out,
+        ray_address=args.ray_address,
+        progress=not args.quiet,
+    )
+
+
 def _perf_experts(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.perf_experts import measure
 
@@ -82,6 +105,17 @@ def add(verbs: Verbs) -> None:
     env.add_argument("--steps", type=whole, default=300, metavar="N")
     env.add_argument("--workers", type=whole, nargs="+", default=[], metavar="W", help="also with W processes at once")
     add_world(env)
+    collect = perf.add("collect", _perf_collect, "frames a minute that are collected, and what the time goes on",
+                       "perf collect --episodes 34 --workers 2 --formats packed --json")  # fmt: skip
+    collect.add_argument("--scenes", default="D", metavar="ABCD")
+    collect.add_argument("--episodes", type=whole, default=68, metavar="N", help="demonstrations of each run")
+    collect.add_argument("--workers", type=whole, nargs="+", default=[2], metavar="W", help="one run for each")
+    collect.add_argument("--formats", choices=("calvin", "packed"), nargs="+", default=["calvin", "packed"])
+    collect.add_argument("--no-depth", action="store_true")
+    collect.add_argument("--seed", type=seed, default=0, metavar="N")
+    collect.add_argument("--out", type=Path, metavar="DIR", help="the disk to write to; default: temporary files")
+    collect.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster; default: this machine")
+    add_world(collect)
     experts = perf.add("experts", _perf_experts, "how often the scripted experts succeed, by task and scene",
                        "perf experts --scenes D --starts 5 --workers 2")  # fmt: skip
     experts.add_argument("--scenes", default="ABCD", metavar="ABCD")

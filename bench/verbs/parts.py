@@ -23,8 +23,10 @@ def _collect(args: argparse.Namespace) -> Mapping[str, Any]:
         seed=args.seed,
         assets=args.calvin_assets,
         renderer=args.renderer,
+        depth=not args.no_depth,
+        format=args.format,
     )
-    return collect(args.out, options, workers=args.workers, progress=not args.quiet)
+    return collect(args.out, options, workers=args.workers, progress=not args.quiet, ray_address=args.ray_address)
 
 
 def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -68,7 +70,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
-    collect = verbs.add("collect", _collect, "collect demonstrations with scripted experts, in CALVIN's format",
+    collect = verbs.add("collect", _collect, "collect demonstrations with scripted experts",
                         "collect --scenes D --tasks open_drawer,close_drawer --episodes 20 --out demos")  # fmt: skip
     collect.add_argument("--scenes", default="D", metavar="ABCD")
     collect.add_argument("--tasks", default="all", metavar="TASK,…", help="all, or names separated by commas")
@@ -76,6 +78,9 @@ def add(verbs: Verbs) -> None:
     collect.add_argument("--validation-episodes", type=whole, default=10, metavar="N")
     collect.add_argument("--noise", type=float, default=0.0, help="DART noise, a share of the action limit")
     collect.add_argument("--seed", type=seed, default=0, metavar="N")
+    collect.add_argument("--format", choices=("calvin", "packed"), default="calvin",
+                         help="a compressed file a frame, or memory-mapped shards; both are read the same")  # fmt: skip
+    collect.add_argument("--no-depth", action="store_true", help="no depth: the tiny and small world models need it")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR")
     rollout = verbs.add("rollout", _rollout, "roll out a policy on CALVIN's chains",
                         "rollout --policy expert --chains 20 --workers 2 --out results/expert")  # fmt: skip
