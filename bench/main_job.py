@@ -148,6 +148,8 @@ class MainJob:
             validation_episodes=data.validation_episodes,
             noise=data.noise,
             seed=options.seed,
+            depth=bool(self.suite.generators),
+            format=data.format,
             assets=options.assets,
             renderer=options.renderer,
         )

@@ -94,6 +94,7 @@ class DataPart(_Part):
         episodes: demonstrations to collect for training.
         validation_episodes: demonstrations to collect for validation (never trained on).
         noise: DART noise of the expert, as a share of the action limit; labels stay clean.
+        format: how collected frames are kept: ``calvin``, a compressed file each, or ``packed``, memory-mapped.
         paired_share: share of training episodes with wrist recordings, the world model's only training data.
     """
 
@@ -103,6 +104,7 @@ class DataPart(_Part):
     episodes: int = Field(48, ge=2)
     validation_episodes: int = Field(8, ge=1)
     noise: float = Field(0.0, ge=0.0, le=1.0)
+    format: Literal["calvin", "packed"] = "calvin"
     paired_share: float = Field(0.2, gt=0.0, lt=1.0)
 
     @field_validator("tasks")
