@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from bench.calvin.tasks import TASKS
 from bench.data import check_blocks
 from bench.data.arrays import list_npz, load_npy, load_npz
 from bench.data.calvin import FRAME_ARRAYS, REQUIRED, SPLITS, CalvinDataset, frame_path, read_ranges, relative_actions
-from bench.data.defects import Defect
+from bench.data.defects import CheckReport, Defect
 from bench.data.episode import Episode
 from bench.data.packed import PackedFrames
 from bench.errors import UserError
@@ -31,29 +31,12 @@ _BATCH = 256
 _WORKERS = 4
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """What a data set holds and what is wrong with it.
-
-    Attributes:
-        frames: in the ranges of all splits.
-        episodes: of all splits.
-        windows: language windows that lie in an episode.
-        defects: by file and frame; none for a sound data set.
-    """
-
-    frames: int
-    episodes: int
-    windows: int
-    defects: tuple[Defect, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain JSON data."""
-        return asdict(self) | {"defects": [asdict(defect) for defect in self.defects]}
-
-
-def check(directory: Path | str) -> CheckReport:
+def check(directory: Path | str, *, each: Callable[[int], object] | None = None) -> CheckReport:
     """Read every frame of every split and report what is wrong.
+
+    Args:
+        directory: root of a CALVIN data set.
+        each: called with the number of frames done since the last call.
 
     Raises:
         UserError: the folder holds neither ``training/`` nor ``validation/``.
@@ -76,6 +59,8 @@ def check(directory: Path | str) -> CheckReport:
         defects.extend(_check_index(dataset))
         for episode in dataset.episodes:
             defects.extend(_check_episode(dataset, episode))
+            if each is not None:
+                each(len(episode))
         defects.extend(check_blocks.check_scenes(dataset))
     if len(present) == len(SPLITS):
         defects.extend(_in_both(root))

@@ -230,8 +230,13 @@ def read_meta(root: Path) -> Meta:
     if videos and info.video_path is None:
         raise UserError(f"{root / 'meta' / 'info.json'}: expected video_path beside video features, got none")
     if info.codebase_version == "v3.0":
-        return Meta(root, info, _episodes_v3(root, videos), _tasks_v3(root))
-    return Meta(root, info, _episodes_v2(root, info, videos), _tasks_v2(root))
+        meta = Meta(root, info, _episodes_v3(root, videos), _tasks_v3(root))
+    else:
+        meta = Meta(root, info, _episodes_v2(root, info, videos), _tasks_v2(root))
+    meta.data_file(0)
+    for key in videos:
+        meta.video_file(0, key)
+    return meta
 
 
 def _tasks_v2(root: Path) -> dict[int, str]:

@@ -6,12 +6,15 @@ folders of plain videos.  Not here: reading any of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.data import droid
 from bench.data.calvin import SPLITS, CalvinDataset
 from bench.data.calvin import describe as describe_calvin
+from bench.data.defects import CheckReport
 from bench.data.episode import Dataset
 from bench.data.lerobot import LeRobotDataset
 from bench.errors import UserError
@@ -84,3 +87,41 @@ def describe(directory: Path | str, mapping: Path | None = None) -> dict[str, An
     opened = open_dataset(directory, mapping=mapping)
     told: dict[str, Any] = opened.describe()  # type: ignore[attr-defined]
     return {"directory": str(directory)} | told
+
+
+def check_dataset(
+    directory: Path | str, *, mapping: Path | None = None, each: Callable[[int], object] | None = None
+) -> CheckReport:
+    """Read everything in a data set of any format and report what is wrong.
+
+    Args:
+        directory: its folder.
+        mapping: see :func:`open_dataset`.
+        each: called with the number of frames done since the last call.
+
+    Raises:
+        UserError: an unknown format.
+    """
+    kind = detect(directory)
+    if kind == LEROBOT:
+        from bench.data.check_lerobot import check_lerobot
+
+        return check_lerobot(directory, mapping=mapping, each=each)
+    if kind == DROID:
+        from bench.data.check_droid import check_droid
+
+        return check_droid(directory, each=each)
+    from bench.data.check import check
+
+    return check(directory, each=each)
+
+
+def count_frames(directory: Path | str) -> int:
+    """Return the number of frames of a data set, of all splits; those of a part that does not open are left out."""
+    kind = detect(directory)
+    splits = [split for split in SPLITS if (Path(directory) / split).is_dir()] if kind == CALVIN else ["training"]
+    total = 0
+    for split in splits:
+        with suppress(UserError):
+            total += len(open_dataset(directory, split))
+    return total

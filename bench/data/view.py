@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import atomic
-from bench.data.calvin import CalvinDataset
 from bench.data.episode import Episode
-from bench.data.overlay import GENERATED_WRIST
+from bench.data.opening import open_dataset
+from bench.data.overlay import Overlay
 from bench.errors import UserError
 
 FRAMES_PER_SECOND = 30
 """CALVIN records at its control rate."""
 
-_VIEWS = ("rgb_static", "rgb_gripper", GENERATED_WRIST)
 _SIDE = 200
 _STRIP = 24
 _COLUMNS = 4
@@ -26,25 +26,37 @@ _SHEET_FRAMES = 16
 _BATCH = 64
 
 
-def view(directory: Path | str, out: Path | str, *, split: str = "training", episode: int = 0) -> dict[str, Any]:
+def view(
+    directory: Path | str,
+    out: Path | str,
+    *,
+    split: str = "training",
+    episode: int = 0,
+    overlay: Path | None = None,
+    mapping: Path | None = None,
+) -> dict[str, Any]:
     """Write ``EPISODE.mp4`` and ``EPISODE.png`` of one episode and return where they lie.
 
     Args:
-        directory: root of the CALVIN data set.
+        directory: a data set of any format.
         out: folder to write into.
-        split: ``"training"`` or ``"validation"``.
+        split: ``"training"`` or ``"validation"``, for CALVIN.
         episode: which one, counted from 0.
+        overlay: folder of generated wrist views of this data set, shown beside the recorded ones.
+        mapping: see :func:`bench.data.opening.open_dataset`.
 
     Raises:
         UserError: no such split or episode, or a damaged frame.
     """
-    dataset = CalvinDataset(directory, split)
+    dataset = open_dataset(directory, split, mapping=mapping)
     if not 0 <= episode < len(dataset.episodes):
         raise UserError(f"{dataset.directory}: expected episode 0 to {len(dataset.episodes) - 1}, got {episode}")
     chosen = dataset.episodes[episode]
+    if overlay is not None:
+        chosen = Overlay.open(overlay, dataset.hash()).attach(chosen)
     atomic.make_directory(Path(out))
     video, sheet = Path(out) / f"{chosen.id}.mp4", Path(out) / f"{chosen.id}.png"
-    write_video(video, panels(chosen))
+    write_video(video, panels(chosen), Fraction(getattr(dataset, "rate", FRAMES_PER_SECOND)).limit_denominator(1000))
     write_contact_sheet(sheet, chosen)
     windows = [vars(window) for window in chosen.windows]
     return {
@@ -58,7 +70,9 @@ def view(directory: Path | str, out: Path | str, *, split: str = "training", epi
 
 def panels(episode: Episode, step: int = 1) -> Iterator[NDArray[np.uint8]]:
     """Yield every ``step``-th frame as uint8 (H, W, 3): the views in a row under the instruction."""
-    keys = [key for key in _VIEWS if key in episode.keys]
+    keys = [key for key in (*episode.rig.views.values(), episode.rig.generated) if key in episode.keys]
+    if not keys:
+        raise UserError(f"episode {episode.id}: expected pictures to show, got none; name the cameras in a mapping")
     span = _BATCH * step
     for start in range(0, len(episode), span):
         arrays = episode.load(keys, start, min(start + span, len(episode)), step)
@@ -70,15 +84,17 @@ def panels(episode: Episode, step: int = 1) -> Iterator[NDArray[np.uint8]]:
 def _panel(views: list[NDArray[np.uint8]], instruction: str, frame: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageDraw
 
-    canvas = Image.new("RGB", (_SIDE * len(views), _SIDE + _STRIP), "white")
+    widths = [round(_SIDE * image.shape[1] / image.shape[0] / 2) * 2 for image in views]
+    canvas = Image.new("RGB", (sum(widths), _SIDE + _STRIP), "white")
     for column, image in enumerate(views):
-        picture = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
-        canvas.paste(picture, (_SIDE * column, _STRIP))
+        picture = Image.fromarray(image)
+        method = Image.Resampling.NEAREST if picture.height < _SIDE else Image.Resampling.BOX
+        canvas.paste(picture.resize((widths[column], _SIDE), method), (sum(widths[:column]), _STRIP))
     ImageDraw.Draw(canvas).text((4, 6), f"{frame}  {instruction}", fill="black")
     return np.asarray(canvas)
 
 
-def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], rate: int = FRAMES_PER_SECOND) -> None:
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], rate: Fraction | int = FRAMES_PER_SECOND) -> None:
     """Write frames as an H.264 mp4 that browsers play, whole or not at all.
 
     Args:

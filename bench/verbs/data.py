@@ -1,43 +1,128 @@
-"""``wristbench data …``: looking at data sets."""
+"""``wristbench data …``: looking at data sets, checking them, packing them, writing them in other formats."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.verbs.common import Verbs, whole
 
+_FORMATS = "a CALVIN, packed, LeRobot or raw DROID folder"
+
+
+@contextmanager
+def _bar(what: str, total: Callable[[], int], quiet: bool) -> Iterator[Callable[[int], object]]:
+    """Draw a bar of frames on stderr while the block runs; the block calls what it is given with frames done."""
+    if quiet:
+        yield lambda _frames: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    frames = total()
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=frames)
+        yield lambda done: bar.advance(task, done)
+
 
 def _data_check(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.data.check import check
+    from bench.data.opening import check_dataset, count_frames
 
-    return check(args.directory).to_json()
+    with _bar("check", lambda: count_frames(args.directory), args.quiet) as each:
+        return check_dataset(args.directory, mapping=args.mapping, each=each).to_json()
 
 
 def _data_info(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.data.calvin import describe
+    from bench.data.opening import describe
 
-    return describe(args.directory)
+    return describe(args.directory, args.mapping)
 
 
 def _data_view(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.data.view import view
 
-    return view(args.directory, args.out, split=args.split, episode=args.episode)
+    return view(
+        args.directory,
+        args.out,
+        split=args.split,
+        episode=args.episode,
+        overlay=args.overlay,
+        mapping=args.mapping,
+    )
+
+
+def _data_pack(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.data.opening import CALVIN, count_frames, describe, detect
+    from bench.data.pack import PACKED_KEYS, pack_dataset
+    from bench.errors import UserError
+
+    kind = detect(args.directory)
+    if kind != CALVIN:
+        raise UserError(
+            f"{args.directory}: expected a CALVIN data set to pack, got a {kind} one, which is read as it is"
+        )
+    keys = tuple(args.keys.split(",")) if args.keys else PACKED_KEYS
+    with _bar("pack", lambda: count_frames(args.directory), args.quiet) as each:
+        pack_dataset(
+            args.directory, args.out, keys=keys, windows_only=args.windows_only, workers=args.workers, each=each
+        )
+    return describe(args.out)
+
+
+def _data_export(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.data.export import export_lerobot
+    from bench.data.opening import open_dataset
+    from bench.data.overlay import Overlay
+
+    dataset = open_dataset(args.directory, args.split, mapping=args.mapping, workers=2)
+    overlay = Overlay.open(args.overlay, dataset.hash()) if args.overlay else None
+    with _bar("export", lambda: len(dataset), args.quiet) as each:
+        return export_lerobot(
+            dataset,
+            args.out,
+            overlay=overlay,
+            codec=args.codec,
+            crf=args.crf,
+            windows_only=args.windows_only,
+            each=each,
+        )
 
 
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
-    data = Verbs(verbs.group("data", "look at a data set", "example:\n  wristbench data info task_D_D"))
+    data = Verbs(verbs.group("data", "look at a data set, check, pack or export it",
+                             "example:\n  wristbench data info task_D_D"))  # fmt: skip
     check = data.add("check", _data_check, "find a data set's defects; exit code 1 when there are any",
                      "data check task_D_D --json")  # fmt: skip
     info = data.add("info", _data_info, "what a data set holds", "data info task_D_D")
     view = data.add("view", _data_view, "an mp4 and a contact sheet of one episode",
                     "data view task_D_D --split validation --episode 0 --out look")  # fmt: skip
-    for parser in (check, info, view):
-        parser.add_argument("directory", type=Path, metavar="DIR")
-    view.add_argument("--split", choices=("training", "validation"), default="training")
+    pack = data.add("pack", _data_pack, "unpack a CALVIN data set, for training at memory speed; goes on after a kill",
+                    "data pack task_ABC_D --windows-only --out packed")  # fmt: skip
+    export = data.add("export", _data_export, "write a data set as LeRobot v3.0; goes on after a kill",
+                      "data export task_D_D --format lerobot --overlay views --out lerobot")  # fmt: skip
+    for parser in (check, info, view, pack, export):
+        parser.add_argument("directory", type=Path, metavar="DIR", help=_FORMATS)
+    for parser in (check, info, view, export):
+        parser.add_argument("--mapping", type=Path, metavar="YAML",
+                            help="names anchors and wrist; default: DIR/rig.yaml, or guess")  # fmt: skip
+    for parser in (view, export):
+        parser.add_argument("--split", choices=("training", "validation"), default="training", help="of a CALVIN set")
+        parser.add_argument("--overlay", type=Path, metavar="DIR", help="generated wrist views of this data set")
+    for parser in (view, pack, export):
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    for parser in (pack, export):
+        parser.add_argument("--windows-only", action="store_true", help="leave out frames of no language window")
     view.add_argument("--episode", type=whole, default=0, metavar="I")
-    view.add_argument("--out", type=Path, required=True, metavar="DIR")
+    pack.add_argument("--keys", metavar="KEY,…", help="which arrays; default: what a policy reads")
+    pack.add_argument("--workers", type=whole, default=2, metavar="W", help="threads that unpack")
+    export.add_argument("--format", choices=("lerobot",), default="lerobot")
+    export.add_argument("--codec", choices=("h264", "av1", "lossless"), default="h264",
+                        help="of the videos; lossless brings every bit back and is several times larger")  # fmt: skip
+    export.add_argument(
+        "--crf", type=int, choices=range(52), metavar="0-51", help="quality of the videos; lower is better"
+    )
