@@ -12,7 +12,9 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -21,17 +23,85 @@ from bench.atomic import make_directory, replacing, write_json
 from bench.errors import UserError
 from bench.rollout.chain import ChainResult
 
-LEDGER_VERSION = 1
+LEDGER_FILE, LEDGER_VERSION = "ledger.jsonl", 1
+CLAIMS, CLAIM_S = 5, 0.05
 
 Key = tuple[str, int, int]
 """(arm, seed, chain_id)."""
+
+
+@dataclass
+class Contents:
+    """What the whole lines of a ledger say.
+
+    Attributes:
+        fingerprint: what the rows depend on besides arm, seed and chain.
+        rows: the finished chains.
+        missing: the chains that could not be run, and why.
+    """
+
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    rows: dict[Key, ChainResult] = field(default_factory=dict)
+    missing: dict[Key, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lines: bytes, path: Path) -> Contents:
+        """Read whole lines.
+
+        Raises:
+            UserError: a line that no ledger of this version has; the message names ``path`` and the line.
+        """
+        contents = cls()
+        for number, line in enumerate(lines.splitlines(), start=1):
+            try:
+                contents._take(json.loads(line), path, first=number == 1)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path}, line {number}: not a ledger line ({error}); move the file away") from error
+        return contents
+
+    def _take(self, entry: dict[str, Any], path: Path, *, first: bool) -> None:
+        if first and entry.get("ledger") != LEDGER_VERSION:
+            raise UserError(
+                f"{path}: expected ledger version {LEDGER_VERSION}, got {entry.get('ledger')!r}; use another --out"
+            )
+        if "fingerprint" in entry:
+            self.fingerprint.update(entry["fingerprint"])
+        elif "missing" in entry:
+            note = entry["missing"]
+            self.missing[(note["arm"], note["seed"], note["chain_id"])] = note["reason"]
+        elif "ledger" not in entry:
+            result = ChainResult.from_json(entry)
+            key = (result.arm, result.seed, result.chain_id)
+            if key in self.rows:
+                raise ValueError(f"chain {result.chain_id} of arm {result.arm!r}, seed {result.seed} is there twice")
+            self.rows[key] = result
+            self.missing.pop(key, None)
+
+
+def read_ledger(path: Path) -> tuple[Contents, bool]:
+    """Return what a ledger says now, and whether a run holds it; neither waits nor disturbs that run.
+
+    Raises:
+        UserError: there is no ledger, or it is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read()
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+                held = False
+            except BlockingIOError:
+                held = True
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the folder of a rollout") from error
+    return Contents.of(content[: content.rfind(b"\n") + 1], path), held
 
 
 class Ledger:
     """Finished chains on disk, keyed by (arm, seed, chain_id).
 
     Args:
-        path: the file, usually ``RUN/chains.ledger.jsonl``; made if it is not there.
+        path: the file, usually ``RUN/ledger.jsonl``; made if it is not there.
         fingerprint: what the rows depend on besides arm, seed and chain; compared with the file's own.
 
     Raises:
@@ -142,13 +212,14 @@ class Ledger:
             self._file = None
 
     def _claim(self) -> None:
-        try:
-            fcntl.flock(self._open.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise UserError(
-                f"{self.path}: another run is writing to it; wait for that one or use another --out"
-            ) from None
+        """Take the lock; somebody who only looks (:func:`read_ledger`) has it for an instant."""
+        for _ in range(CLAIMS):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._open.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(CLAIM_S)
+        self.close()
+        raise UserError(f"{self.path}: another run is writing to it; wait for that one or use another --out")
 
     def _read(self) -> None:
         self._open.seek(0)
@@ -156,35 +227,12 @@ class Ledger:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             self._open.truncate(whole)
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                self._take(json.loads(line), first=number == 1)
-            except (ValueError, KeyError, TypeError) as error:
-                self.close()
-                raise UserError(
-                    f"{self.path}, line {number}: not a ledger line ({error}); move the file away"
-                ) from error
-            except UserError:
-                self.close()
-                raise
-
-    def _take(self, entry: dict[str, Any], *, first: bool) -> None:
-        if first and entry.get("ledger") != LEDGER_VERSION:
-            raise UserError(
-                f"{self.path}: expected ledger version {LEDGER_VERSION}, got {entry.get('ledger')!r}; use another --out"
-            )
-        if "fingerprint" in entry:
-            self.fingerprint.update(entry["fingerprint"])
-        elif "missing" in entry:
-            note = entry["missing"]
-            self._missing[(note["arm"], note["seed"], note["chain_id"])] = note["reason"]
-        elif "ledger" not in entry:
-            result = ChainResult.from_json(entry)
-            key = (result.arm, result.seed, result.chain_id)
-            if key in self._rows:
-                raise ValueError(f"chain {result.chain_id} of arm {result.arm!r}, seed {result.seed} is there twice")
-            self._rows[key] = result
-            self._missing.pop(key, None)
+        try:
+            contents = Contents.of(content[:whole], self.path)
+        except UserError:
+            self.close()
+            raise
+        self.fingerprint, self._rows, self._missing = contents.fingerprint, contents.rows, contents.missing
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = (json.dumps(entry, allow_nan=False) + "\n").encode()

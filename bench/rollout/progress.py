@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -21,7 +24,7 @@ class RolloutProgress:
 
     def __init__(self, total: int, before: int = 0, *, show: bool = True) -> None:
         console = Console(stderr=True)
-        self._solved: list[int] = []
+        self._solved: dict[str, list[int]] = {}
         self._bar = Progress(
             TextColumn("chains"),
             BarColumn(),
@@ -44,11 +47,19 @@ class RolloutProgress:
 
     def done(self, result: ChainResult) -> None:
         """Count a finished chain."""
-        self._solved.append(result.solved)
-        mean = sum(self._solved) / len(self._solved)
-        self._bar.update(self._task, advance=1, note=f"{result.arm} · average length {mean:.2f}")
+        solved = self._solved.setdefault(result.arm, [])
+        solved.append(result.solved)
+        self._bar.update(self._task, advance=1, note=f"{result.arm} · average length {running(solved)}")
 
     def missing(self, chain_id: int, reason: str) -> None:
         """Count a chain that was given up, and say why."""
         self._bar.console.print(f"chain {chain_id} is missing: {reason}", style="yellow")
         self._bar.update(self._task, advance=1)
+
+
+def running(solved: Sequence[int]) -> str:
+    """Return the mean of some chains' scores with its 95 % interval by the normal approximation, for a glance."""
+    mean = statistics.fmean(solved)
+    if len(solved) < 2:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {1.96 * statistics.stdev(solved) / math.sqrt(len(solved)):.2f}"

@@ -1,12 +1,17 @@
 """Starting Ray, once for a process, so that every stage and rollout shares it.
 
-A Ray started here listens on the loopback interface only, has no dashboard and keeps its token authentication.
+A Ray started here listens on the loopback interface only, has no dashboard and keeps its token authentication, which
+Ray switches on by itself for such a cluster.  Where a running cluster's address is given, Ray leaves authentication off
+in the driver even if this user has a token, and takes 127.0.0.1 for the machine's outward address: both are mended.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +20,29 @@ from bench.errors import UserError
 OBJECT_STORE_BYTES = 300 * 2**20
 PACKAGES = ("bench", "policies", "worldmodel")
 
+CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""``0``: this machine's node is called 127.0.0.1 and its servers listen there only (ray ``_private/services.py``)."""
+AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROBE_S = 2.0
+
 
 def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Any:
     """Return the ``ray`` module, connected; a Ray that this process already has is used as it is.
 
     Args:
-        address: a running cluster, as in ``ray.init(address=…)``; None starts one on this machine.
+        address: a running cluster, as in ``ray.init(address=…)``; None for that of the ``ray job`` this process is, or
+            of ``RAY_ADDRESS``, and else one that is started on this machine.
         cpus: how many CPUs a Ray started here may hand out; None for all.
         gpus: the same of GPUs.
 
     Raises:
         UserError: Ray does not start, or there is no cluster at ``address``.
     """
+    address = address or os.environ.get("RAY_ADDRESS")
     try:
+        _set_up(address)
         import ray
 
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -40,11 +55,55 @@ def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int 
     return ray
 
 
+def _set_up(address: str | None) -> None:
+    """Set what Ray reads from the environment when it is imported; the processes that it starts inherit it."""
+    if "ray" in sys.modules:
+        return
+    if address is None or _listens_on_loopback_only(address):
+        os.environ.setdefault(CLUSTER_SWITCH, "0")
+    if address is not None and _has_token():
+        os.environ.setdefault(AUTH_MODE, "token")
+
+
+def _has_token() -> bool:
+    """Say whether this user has a Ray token; a cluster without authentication does not mind one."""
+    given = os.environ.get(TOKEN) or os.environ.get(TOKEN_PATH)
+    return bool(given) or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _listens_on_loopback_only(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    if host not in LOOPBACK or not port.isdigit():
+        return False
+    return _answers("127.0.0.1", int(port)) and not _answers(_outward_address(), int(port))
+
+
+def _outward_address() -> str:
+    """Return the address that this machine has for others; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=PROBE_S):
+            return True
+    except OSError:
+        return False
+
+
 def _options(address: str | None, cpus: int | None, gpus: int | None) -> dict[str, Any]:
     quiet = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
+    if address and JOB in os.environ:  # its submitter said what the other machines need
+        return {"address": address, **quiet}
     if address:
         return {"address": address, "runtime_env": {"py_modules": package_folders()}, **quiet}
     return {
+        "address": "local",
         "num_cpus": cpus,
         "num_gpus": gpus,
         "include_dashboard": False,

@@ -20,7 +20,7 @@ from bench.rollout.actors import ChainWorker, Job, Outcome, finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
 from bench.rollout.film import Films, film_name
 from bench.rollout.inference import MAX_BATCH
-from bench.rollout.ledger import Ledger, disk_faults
+from bench.rollout.ledger import LEDGER_FILE, Ledger, disk_faults
 from bench.rollout.pool import Pool
 from bench.rollout.progress import RolloutProgress
 from bench.rollout.queue import Item, Queue
@@ -28,9 +28,10 @@ from bench.rollout.servers import Servers
 from bench.rollout.session import start_ray
 from bench.rollout.sources import GeneratorSource, PolicySource
 from bench.rollout.spent import Meter
+from bench.rollout.watch import write_plan
 from bench.rollout.world import WorldOptions, protocol_fingerprint
 
-LEDGER_FILE, EXPORT_FILE, FILM_FOLDER = "ledger.jsonl", "chains.jsonl", "films"
+EXPORT_FILE, FILM_FOLDER = "chains.jsonl", "films"
 TRIES = 2
 FAULTS_IN_A_ROW = 12
 """After so many faults without one finished chain between them, the machine is broken and not the chains."""
@@ -114,6 +115,10 @@ def roll_out_jobs(
         rows = ledger.completed()
         done = {(row.arm, row.seed, row.chain_id) for row in rows}
         todo = [Item(j, c) for j in jobs for c in chains if (j.arm, j.seed, c.chain_id) not in done]
+        if todo:
+            keys = [(job.arm, job.seed, chain.chain_id) for job in jobs for chain in chains]
+            with disk_faults(ledger.path):
+                write_plan(ledger.path.parent, keys, len(rows))
         with RolloutProgress(len(jobs) * len(chains), len(jobs) * len(chains) - len(todo), show=progress) as bar:
             book = _Book(ledger, bar, Queue(todo, steps_per_subtask, rows), meter or Meter())
             pad_to = max_batch if inference == "actor" else 0

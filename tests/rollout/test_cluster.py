@@ -1,0 +1,113 @@
+"""A Ray of one's own that nobody else can reach, a running cluster by its address, and a cluster that loses a node."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from cluster_doubles import run
+
+from bench.rollout import session
+
+HERE = Path(__file__).parent
+
+
+def driver(*arguments: object, **environment: str) -> Any:
+    """Run a driver of ``cluster_doubles`` to its end and return what it said."""
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    told = subprocess.run(
+        [sys.executable, str(HERE / "cluster_doubles.py"), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr[-2000:]
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def head(**environment: str) -> Iterator[str]:
+    """Start a Ray head of two CPUs as ``ray start --head`` does and give its address on this machine."""
+    port = free_port()
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2",
+               "--include-dashboard=false", f"--object-store-memory={100 * 2**20}"]  # fmt: skip
+    process = psutil.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        until = time.monotonic() + 90
+        while not session._answers("127.0.0.1", port):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < until, "the head did not come up"
+            time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+    finally:
+        for started in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started.kill()
+        process.wait()
+
+
+def test_nothing_listens_beyond_the_loopback_interface(tmp_path: Path) -> None:
+    found = driver("listening", tmp_path)
+    assert found
+    assert all(ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1") for ip in found), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("switch", ["0", "1"], ids=["loopback-only", "open"])
+def test_running_cluster_is_reached_by_its_loopback_address_with_its_token(tmp_path: Path, switch: str) -> None:
+    """``ray start`` takes the user's token; a driver that did not would be turned away."""
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    secret = {session.TOKEN_PATH: str(token)}
+    with head(**{session.CLUSTER_SWITCH: switch, **secret}) as address:
+        # py_modules brings the packages of the project; the doubles are not among them
+        rows = driver("address", tmp_path / "there", address, **secret)
+    assert rows == run(tmp_path / "here", 0)
+
+
+@pytest.mark.slow
+def test_node_that_is_lost_loses_no_chain(tmp_path: Path) -> None:
+    told = driver("node-lost", tmp_path / "cluster")
+    assert told["before"] < len(told["rows"])
+    assert told["nodes"] == 1
+    assert told["rows"] == run(tmp_path / "here", 0)
+
+
+def test_address_that_nobody_answers_is_not_taken_for_a_loopback_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    assert not session._listens_on_loopback_only(f"127.0.0.1:{port}")
+    assert not session._listens_on_loopback_only("10.1.2.3:6379")
+    assert not session._listens_on_loopback_only("auto")
+    monkeypatch.setattr(session, "_outward_address", lambda: "127.0.0.77")
+    with socket.create_server(("127.0.0.1", port)):
+        assert session._listens_on_loopback_only(f"localhost:{port}")
+
+
+def test_token_is_found_where_ray_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (session.TOKEN, session.TOKEN_PATH):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not session._has_token()
+    monkeypatch.setenv(session.TOKEN, "abc")
+    assert session._has_token()
+    monkeypatch.delenv(session.TOKEN)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("abc")
+    assert session._has_token()
