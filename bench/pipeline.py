@@ -189,8 +189,9 @@ def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristw
     part, options = job.suite.rollout, job.options
     generator = None if wristworld is None else GeneratorSource.trained(wristworld.directory)
     arms = {arm.name: arm for arm in job.arms}
+    where = jobs.device()
     queue = [
-        Job(PolicySource(str(stage.directory)), name, seed, arms[name].test,
+        Job(PolicySource(str(stage.directory), device=where), name, seed, arms[name].test,
             generator if arms[name].test == "generated" else None)
         for (name, seed), stage in policies.items()
     ] + [Job(PolicySource(bound), bound, job.seeds[0]) for bound in part.bounds]  # fmt: skip
@@ -201,6 +202,7 @@ def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristw
         roll_out_jobs(
             queue, evaluation_chains(part.chains), workers=options.workers, out=folder, world=options.world(part.scene),
             steps_per_subtask=part.steps_per_subtask, progress=options.progress, ray_address=options.ray_address,
+            inference="actor" if where == "cuda" else "local",
         )  # fmt: skip
         with Ledger(folder / LEDGER_FILE) as ledger:
             return {"missing": len(ledger.missing())}

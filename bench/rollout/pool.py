@@ -29,6 +29,8 @@ class Book(Protocol):
     """Who is told what happened."""
 
     queue: Queue
+    over: bool
+    """Enough is known: nothing that is under way is waited for."""
 
     def settle(self, item: Item, outcome: Outcome) -> None:
         """Take an attempt's outcome."""
@@ -96,7 +98,7 @@ class Pool:
             for _ in range(self.size):
                 self._hire()
             waits_since = time.monotonic()
-            while self._book.queue or self._items():
+            while not self._book.over and (self._book.queue or self._items()):
                 if any(worker.ready for worker in self._crew):
                     waits_since = time.monotonic()
                 elif time.monotonic() - waits_since > START_S:
@@ -195,6 +197,9 @@ class Pool:
             item = self._book.queue.take(empty=not worker.under_way)
             if item is not None:
                 served = self._servers.of(item.job, worker.number, {(i.job.arm, i.job.seed) for i in self._items()})
+                coming = self._book.queue.after(item.job)
+                if coming is not None:
+                    self._servers.prepare(coming)
                 worker.under_way[worker.actor.run.remote(item.job, item.chain, served)] = item, served
             if item is None or not self._has_room(worker):
                 hungry.remove(worker)

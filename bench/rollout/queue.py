@@ -109,6 +109,10 @@ class Queue:
             return self._alone.popleft()
         return self._waiting.popleft() if self._waiting else None
 
+    def after(self, job: Job) -> Job | None:
+        """Return the job whose chains come after those of ``job``, or None where it is the last."""
+        return next((item.job for item in self._waiting if item.job is not job and item.job != job), None)
+
     def put_back(self, item: Item) -> None:
         """Queue a chain again, before all others."""
         (self._alone if item.alone else self._waiting).appendleft(item)

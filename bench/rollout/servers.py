@@ -26,7 +26,7 @@ Statistics = dict[str, float | int | None]
 
 
 class Servers:
-    """Starts a policy's inference actors when its first chain is handed out and lets them go when its last is done.
+    """Starts a policy's inference actors before its first chain is handed out and lets them go when its last is done.
 
     Args:
         ray: the connected ``ray`` module.
@@ -56,11 +56,16 @@ class Servers:
             return None
         name = (job.arm, job.seed)
         if name not in self._policies:
-            for idle in set(self._actors) - in_use:
+            for idle in set(self._actors) - in_use - {name}:
                 self.drop(idle)
             self._start(name, job.policy)
         served = self._policies[name]
         return served[worker % len(served)]
+
+    def prepare(self, job: Job) -> None:
+        """Begin to load the policy whose turn is next: that takes seconds, for which no worker should wait."""
+        if self._max_batch > 0 and job.policy.name not in BUILT_IN:
+            self._launch((job.arm, job.seed), job.policy)
 
     def drop(self, name: JobName) -> None:
         """Let a job's actors go; its next chain starts new ones."""
@@ -90,8 +95,12 @@ class Servers:
             self._ray.util.remove_placement_group(self._bundles)
             self._bundles = None
 
+    def _launch(self, name: JobName, source: PolicySource) -> None:
+        if name not in self._actors:
+            self._actors[name] = [self._actor(source, place) for place in self._places(source)]
+
     def _start(self, name: JobName, source: PolicySource) -> None:
-        self._actors[name] = [self._actor(source, place) for place in self._places(source)]
+        self._launch(name, source)
         try:
             specs = self._ray.get([actor.spec.remote() for actor in self._actors[name]])
         except self._ray.exceptions.RayTaskError as error:

@@ -85,7 +85,7 @@ def test_stopped_worker_is_replaced(ray_session: Any, tmp_path: Path) -> None:
 def test_inference_actor_that_hangs_is_replaced(
     ray_session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.rollout.servers.PATIENCE_S", 1.0)
+    monkeypatch.setattr("bench.rollout.servers.PATIENCE_S", 10.0)  # a replacement must be up by then on a busy machine
     (tmp_path / "mark").mkdir()
     hanging = PolicySource("rollout_doubles:HangingPolicy", {"once": str(tmp_path / "mark")})
     rows = run(tmp_path / "wild", 2, policy=hanging, inference="actor", max_batch=4)
@@ -102,8 +102,11 @@ def test_policy_has_one_actor_on_each_gpu_and_workers_spread(ray_session: Any) -
         assert served[0] is served[2]
         assert served[1] is served[3]
         other = Job(PolicySource("rollout_doubles:PlacedPolicy", device="cuda"), "paired", 0)
+        servers.prepare(other)
+        prepared = list(servers._actors["paired", 0])
         overlapping = {servers.of(other, worker, {("real", 0)}).spec.name for worker in range(2)}  # type: ignore[union-attr]
         assert overlapping == {"on GPU 0", "on GPU 1"}
+        assert servers._actors["paired", 0] == prepared, "what was loaded beforehand is what is asked"
         assert servers.of(Job(PolicySource("expert"), "expert", 0), 0, set()) is None
     finally:
         servers.close()

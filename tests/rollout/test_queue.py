@@ -60,6 +60,15 @@ def test_order_is_learnt_on_the_way() -> None:
     assert taken(queue) == [1, 0]
 
 
+def test_the_job_that_comes_next_is_known_before_its_turn() -> None:
+    other = Job(PolicySource("random"), "paired", 0)
+    queue = Queue([Item(JOB, chain(0, "a")), Item(JOB, chain(1, "a")), Item(other, chain(0, "a"))], 360)
+    assert queue.after(JOB) == other
+    assert queue.after(other) == JOB
+    taken(queue)
+    assert queue.after(JOB) is None
+
+
 def test_suspect_waits_for_an_empty_worker() -> None:
     queue = Queue([Item(JOB, chain(0, "a"))], 360)
     suspect = Item(JOB, chain(7, "a"), ["worker lost"], alone=True)
