@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
@@ -22,13 +23,17 @@ LOCK = threading.RLock()
 
 
 @lru_cache(maxsize=1)
-def _context_of(_process: int) -> tuple[Any, str]:
+def _context_of(process: int) -> tuple[Any, str]:
     # One core a worker is the rule here; without this llvmpipe starts a thread for every core of the machine.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     try:
         import moderngl
 
         options: dict[str, Any] = {"backend": "egl"}
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        if gpus > 1:
+            # EGL takes the first GPU for everybody; workers spread over all of them by their process numbers.
+            options["device_index"] = process % gpus
         context = moderngl.create_context(standalone=True, require=330, **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
