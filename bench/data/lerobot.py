@@ -34,6 +34,9 @@ from worldmodel.api import WRIST
 EXTRAS = "meta/wristbench.json"
 """What our own export adds: windows with their task names, scenes, where it came from.  LeRobot does not read it."""
 
+_PARALLEL_FROM = 4
+"""Frames from which decoding cameras side by side gains more than threads cost."""
+
 _TIME_SHARE = 0.5
 """Share of a frame's duration by which a picture's time may differ; LeRobot itself allows 0.1 ms."""
 
@@ -72,7 +75,7 @@ class LeRobotFrames:
         local = np.arange(frames.start, frames.stop, frames.step) - int(self.meta.episodes.first[row])
         jobs = [key for key in keys if features[key].is_picture]
         arrays = {key: self._column(row, key, features[key], local) for key in keys if key not in jobs}
-        if len(jobs) > 1:
+        if len(jobs) > 1 and len(local) >= _PARALLEL_FROM:
             with ThreadPoolExecutor(len(jobs)) as pool:
                 pictures = list(pool.map(lambda key: self._pictures(row, key, local), jobs))
         else:

@@ -27,8 +27,8 @@ MAX_FRAMES = 20_000_000
 """Most frames that one file may hold: at 30 a second a week."""
 
 _OPEN_FILES = 48
-_AHEAD = 64
-"""Frames that are decoded and dropped rather than sought past."""
+_AHEAD = 2
+"""Frames that are decoded and dropped rather than sought past, where a key frame lies between."""
 
 _BROKEN = (OSError, ValueError, EOFError, IndexError, MemoryError, RuntimeError, ArithmeticError, TypeError)
 _BACKWARDS = 3
@@ -44,6 +44,7 @@ class _Index:
         seconds: length of one tick.
         height: of a picture.
         width: of a picture.
+        times_s: float64 (N,), ``times`` in seconds.
     """
 
     times: NDArray[np.int64]
@@ -51,6 +52,7 @@ class _Index:
     seconds: float
     height: int
     width: int
+    times_s: NDArray[np.float64]
 
 
 class VideoFile:
@@ -69,6 +71,7 @@ class VideoFile:
         self.path = path
         self._lock = threading.Lock()
         self._container: Any = None
+        self._converter: Any = None
         self._frames: Any = None
         self._next = 0
         try:
@@ -92,7 +95,7 @@ class VideoFile:
     @property
     def times(self) -> NDArray[np.float64]:
         """Seconds of every frame from the start of the file's clock, (N,)."""
-        return np.asarray(self._index.times * self._index.seconds, dtype=np.float64)
+        return self._index.times_s
 
     def numbers_at(self, seconds: NDArray[np.float64], tolerance: float) -> NDArray[np.int64]:
         """Return the numbers of the frames shown at ``seconds`` (T,).
@@ -154,7 +157,7 @@ class VideoFile:
     def _close(self) -> None:
         if self._container is not None:
             self._container.close()
-        self._container = self._frames = None
+        self._container = self._converter = self._frames = None
 
     def _picture(self, number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         time = int(self._index.times[number])
@@ -169,15 +172,17 @@ class VideoFile:
                 f"{self.path}: expected pictures of {self.size}, got {(frame.height, frame.width)} at frame {number}; "
                 "the file changes its size: fetch it again"
             )
-        if size != self.size:
-            frame = frame.reformat(width=size[1], height=size[0], format="rgb24", interpolation="AREA")
-        picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+        # One converter for all frames: setting one up takes longer than converting a small picture.
+        method = None if size == self.size else "AREA"
+        shown = self._converter.reformat(frame, width=size[1], height=size[0], format="rgb24", interpolation=method)
+        picture: NDArray[np.uint8] = shown.to_ndarray()
         return picture
 
     def _decode_to(self, number: int, time: int, back: int) -> Any:
         """Return the frame of that time, or None where decoding from the key frame chosen passes it by."""
-        if self._frames is None or back or not self._next <= number <= self._next + _AHEAD:
-            self._seek(max(int(np.searchsorted(self._index.keys, time, side="right")) - 1 - back, 0))
+        key = max(int(np.searchsorted(self._index.keys, time, side="right")) - 1 - back, 0)
+        if self._frames is None or back or not self._is_near(number, key):
+            self._seek(key)
         for frame in self._frames:
             if frame.pts is None or frame.pts < time:
                 continue
@@ -189,9 +194,18 @@ class VideoFile:
         self._frames = None
         return None
 
+    def _is_near(self, number: int, key: int) -> bool:
+        """Whether decoding on reaches a frame sooner than seeking to the key frame before it."""
+        if number < self._next:
+            return False
+        keys = self._index.keys
+        return number - self._next <= _AHEAD or len(keys) == 0 or keys[key] <= self._index.times[self._next]
+
     def _seek(self, key: int) -> None:
         if self._container is None:
-            self._container = _open(self.path)
+            from av.video.reformatter import VideoReformatter
+
+            self._container, self._converter = _open(self.path), VideoReformatter()
         stream = self._container.streams.video[0]
         if len(self._index.keys):
             self._container.seek(int(self._index.keys[key]), stream=stream, backward=True, any_frame=False)
@@ -231,13 +245,9 @@ def _read_index(path: Path) -> _Index:
                 raise UserError(f"{path}: expected at most {MAX_FRAMES} frames, got more; refused to read it")
         if not times:
             raise UserError(f"{path}: expected frames, got none: cut short; fetch it again")
-        return _Index(
-            np.unique(np.array(times, np.int64)),
-            np.unique(np.array(keys, np.int64)),
-            float(stream.time_base),
-            height,
-            width,
-        )
+        ordered, seconds = np.unique(np.array(times, np.int64)), float(stream.time_base)
+        in_seconds = np.asarray(ordered * seconds, dtype=np.float64)
+        return _Index(ordered, np.unique(np.array(keys, np.int64)), seconds, height, width, in_seconds)
 
 
 class VideoCache:

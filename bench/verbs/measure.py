@@ -65,6 +65,12 @@ def _perf_experts(args: argparse.Namespace) -> Mapping[str, Any]:
     )
 
 
+def _perf_data(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.data.perf_data import measure
+
+    return measure(args.dataset, frames=args.frames, seconds=args.seconds, lerobot=args.lerobot_python)
+
+
 def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.perf_policy import measure
 
@@ -125,6 +131,14 @@ def add(verbs: Verbs) -> None:
     experts.add_argument("--seed", type=seed, default=0, metavar="N")
     experts.add_argument("--calvin-assets", type=Path, metavar="DIR", help="a calvin_env checkout; default: built-in")
     add_ray(experts)
+    data = perf.add("data", _perf_data, "frames a second of every format, beside CALVIN's np.load and LeRobot's loader",
+                    "perf data --dataset task_D_D --json")  # fmt: skip
+    data.add_argument("--dataset", type=Path, metavar="DIR", help="a CALVIN data set; default: one made on the spot")
+    data.add_argument("--frames", type=whole, default=1024, metavar="N", help="about how many frames are used")
+    data.add_argument(
+        "--seconds", type=float, default=2.0, metavar="S", help="how long each way of reading is measured"
+    )
+    data.add_argument("--lerobot-python", metavar="PYTHON", help="the Python that has lerobot; default: this one")
     policy = perf.add("policy", _perf_policy, "training samples a second and latency of a policy, beside the device's",
                       "perf policy --scale tiny --json")  # fmt: skip
     policy.add_argument("--scale", choices=("tiny", "small", "base"), default="small")
