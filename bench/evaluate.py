@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import atomic
-from bench.calvin.tasks import FAMILY
+from bench.calvin.instructions import training_instructions
+from bench.calvin.tasks import FAMILY, TASKS
+from bench.comparison import DEFAULT_LEVEL, Comparison
 from bench.errors import UserError
 from bench.jobs import device
 from bench.metrics.success import summarise
 from bench.record import environment
-from bench.rollout.chain import STEPS_PER_SUBTASK, WristMode, evaluation_chains
-from bench.rollout.ledger import Ledger
-from bench.rollout.sources import BUILT_IN, PolicySource
-from bench.rollout.workers import LEDGER_FILE, roll_out
+from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, WristMode, evaluation_chains
+from bench.rollout.export import export_parquet
+from bench.rollout.film import Films
+from bench.rollout.inference import MAX_BATCH
+from bench.rollout.ledger import LEDGER_FILE, Ledger
+from bench.rollout.sources import BUILT_IN, PolicySource, request_seed
+from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 from bench.suite import parse_arm
 
@@ -38,7 +43,14 @@ class RolloutOptions:
         assets: a calvin_env checkout, or None for the built-in scenes.
         renderer: ``auto``, ``gl``, ``bullet-egl`` or ``bullet-tiny``.
         ray_address: a running Ray cluster, or None.
-        inference: a policy in each worker, or one batching actor.
+        inference: a policy in each worker, or batching actors; None for actors where there is a GPU.
+        lanes: chains side by side in a worker; None for the default.
+        servers: batching actors; None for one per GPU.
+        batch: the actors' batch size.
+        films: which chains are kept as MP4.
+        instructions: ``evaluation``, or ``training:SEED`` for one training sentence per task, drawn by SEED.
+        against: folder of an earlier rollout that this one is compared with, chain by chain, or None.
+        early_stop: error level at which the comparison may end the rollout, or None to run all chains.
         progress: draw a progress bar.
     """
 
@@ -50,7 +62,14 @@ class RolloutOptions:
     assets: Path | None = None
     renderer: str = "auto"
     ray_address: str | None = None
-    inference: Literal["local", "actor"] = "local"
+    inference: Literal["local", "actor"] | None = None
+    lanes: int | None = None
+    servers: int | None = None
+    batch: int = MAX_BATCH
+    films: Films = "none"
+    instructions: str = "evaluation"
+    against: Path | None = None
+    early_stop: float | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -59,6 +78,10 @@ class RolloutOptions:
             raise UserError(f"chains: expected 1 to 1000 (CALVIN has 1000), got {self.chains}; give --chains 1000")
         if self.steps_per_subtask < 1:
             raise UserError(f"steps per subtask: expected at least 1, got {self.steps_per_subtask}; CALVIN gives 360")
+        if self.batch < 1:
+            raise UserError(f"batch: expected at least 1, got {self.batch}; give --batch 16")
+        if self.early_stop is not None and self.against is None:
+            raise UserError("early stop: expected a rollout to compare with; give --against RUN")
 
 
 def _arm_of(policy: str) -> tuple[str, WristMode]:
@@ -90,43 +113,105 @@ def _refuse_others(path: Path, arm: str, seed: int) -> None:
         )
 
 
+def sentences(instructions: str) -> dict[str, str] | None:
+    """Return task to sentence for ``training:SEED``, or None for the evaluation sentences.
+
+    Raises:
+        UserError: neither of the two.
+    """
+    if instructions == "evaluation":
+        return None
+    kind, _, number = instructions.partition(":")
+    if kind != "training" or not number.isdigit():
+        raise UserError(f"instructions: expected evaluation or training:SEED, got {instructions!r}; give training:0")
+    choices = {task: training_instructions(task) for task in TASKS}
+    return {
+        task: said[request_seed(int(number), position) % len(said)]
+        for position, (task, said) in enumerate(choices.items())
+    }
+
+
 def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[str, Any]:
     """Roll a policy out, or go on with an earlier rollout into the same folder, and write ``record.json``.
 
     Args:
         policy: ``expert``, ``random`` or a checkpoint folder.
-        out: gets ``ledger.jsonl``, ``chains.jsonl``, ``results.json`` (CALVIN's own shape) and ``record.json``.
+        out: gets ``ledger.jsonl``, ``chains.jsonl``, ``chains.parquet``, ``subtasks.parquet``, ``results.json``
+            (CALVIN's own shape), ``record.json`` and, where asked for, ``films/``.
         options: see :class:`RolloutOptions`.
 
     Returns:
-        ``arm``, its numbers, ``fingerprint``, and ``out``.
+        ``arm``, its numbers, ``fingerprint``, ``out`` and, where asked for, ``comparison``.
     """
     arm, wrist = _arm_of(policy)
     _refuse_others(out / LEDGER_FILE, arm, options.seed)
-    where = device() if options.workers == 0 or options.inference == "actor" else "cpu"
-    world = WorldOptions(
-        scene=options.scene,
-        assets=None if options.assets is None else str(options.assets.resolve()),
-        renderer=options.renderer,
-    )
+    inference, where = _where(policy, options)
+    chains = evaluation_chains(options.chains)
+    comparison = None
+    if options.against is not None:
+        level = DEFAULT_LEVEL if options.early_stop is None else options.early_stop
+        comparison = Comparison(options.against, chains, arm, options.seed, level)
+    stopping = comparison is not None and options.early_stop is not None
     rows = roll_out(
         PolicySource(policy, device=where),
-        evaluation_chains(options.chains),
+        comparison.order if comparison is not None and stopping else chains,
         arm=arm,
         seed=options.seed,
         workers=options.workers,
         out=out,
-        world=world,
+        world=WorldOptions(
+            scene=options.scene,
+            assets=None if options.assets is None else str(options.assets.resolve()),
+            renderer=options.renderer,
+        ),
         wrist=wrist,
-        inference=options.inference,
+        inference=inference,
+        max_batch=options.batch,
+        lanes=options.lanes,
+        servers=options.servers,
         steps_per_subtask=options.steps_per_subtask,
+        instructions=sentences(options.instructions),
+        films=options.films,
         progress=options.progress,
         ray_address=options.ray_address,
+        until=comparison.decided if comparison is not None and stopping else None,
     )
+    return _record(out, arm, where, rows, options, comparison)
+
+
+def _where(policy: str, options: RolloutOptions) -> tuple[Literal["local", "actor"], str]:
+    """Return how the policy is asked and on which device it runs; many workers on a GPU share it through actors."""
+    built_in = policy in BUILT_IN
+    if options.inference is not None:
+        inference = options.inference
+    else:
+        inference = "actor" if not built_in and options.workers != 0 and device() == "cuda" else "local"
+    alone = options.workers == 0 or inference == "actor"
+    return inference, device() if alone and not built_in else "cpu"
+
+
+def _record(
+    out: Path, arm: str, where: str, rows: list[ChainResult], options: RolloutOptions, comparison: Comparison | None
+) -> Mapping[str, Any]:
+    """Write everything that follows from a rollout's rows, and return its record."""
     with Ledger(out / LEDGER_FILE) as ledger:
         fingerprint = ledger.fingerprint
+        if comparison is not None:
+            comparison.decided(ledger)
         ledger.export_results_json(out / "results.json", arm, options.seed)
-    summary = summarise(rows, families=FAMILY, expected=options.chains).to_json()
-    record = {"arm": arm, **summary, "fingerprint": {**fingerprint, **environment(where)}, "out": str(out)}
+    export_parquet(rows, out)
+    expected = options.chains
+    if comparison is not None and options.early_stop is not None and comparison.verdict.decided is not None:
+        rows, expected = comparison.looked_at(rows), comparison.verdict.pairs
+    summary = summarise(rows, families=FAMILY, expected=expected).to_json()
+    record = {
+        "arm": arm,
+        **summary,
+        "instructions": options.instructions,
+        "fingerprint": {**fingerprint, **environment(where)},
+        "out": str(out),
+    }
+    if comparison is not None:
+        record["comparison"] = {**comparison.to_json(), "stopped_early": comparison.verdict.pairs < options.chains}
     atomic.write_json(out / "record.json", json.loads(json.dumps(record)))
     return record

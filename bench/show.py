@@ -61,6 +61,12 @@ def _experts(console: Console, result: Mapping[str, Any]) -> None:
                   f"{result['lowest']:.0%}; below target: {', '.join(result['below_target']) or 'none'}")  # fmt: skip
 
 
+def _watch(console: Console, state: Mapping[str, Any]) -> None:
+    from bench.rollout.watch import picture
+
+    console.print(picture(state))
+
+
 def _plain(console: Console, result: Mapping[str, Any]) -> None:
     table = Table(show_header=False)
     for name, value in result.items():
@@ -68,7 +74,7 @@ def _plain(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-_SHOWN = {"demo": _record, "run": _record, "doctor": _doctor, "check": _check, "experts": _experts}
+_SHOWN = {"demo": _record, "run": _record, "doctor": _doctor, "check": _check, "experts": _experts, "watch": _watch}
 
 
 def show(verb: str, result: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, Chunk, Course, WristMode, chain_course
-from bench.rollout.film import Film, Films, is_kept
+from bench.rollout.film import Film, Films, is_filmed, is_kept
 from bench.rollout.inference import MAX_BATCH, MAX_WAIT_S, BatchingServer, Padded, RemotePolicy
 from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
 from bench.rollout.spent import Spent, TimedWorld
@@ -152,7 +152,7 @@ class ChainWorker:
             self._end()
 
     async def _roll(self, world: TimedWorld, policy: Mind, generator: Any, job: Job, chain: Chain) -> Outcome:
-        film = Film() if self._films != "none" else None
+        film = Film() if is_filmed(self._films, chain.chain_id) else None
         began = time.monotonic()
         world.spent.clear()
         course = chain_course(

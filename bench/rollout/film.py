@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bench.rollout.chain import GRIPPER_CAMERA, STATIC_CAMERA, ChainResult
 
-Films = Literal["none", "failures", "successes", "all"]
-"""Which chains are kept as films; a success solved all its subtasks."""
+Films = Literal["none", "failures", "successes", "all"] | int
+"""Which chains are kept as films; a success solved all its subtasks, a number means the chains below it."""
 
 SIDE, LINE = 200, 24
 """Pixels: height and width of a view, height of the line of text."""
@@ -69,9 +69,16 @@ def composed(views: Mapping[str, NDArray[np.uint8]], caption: str, done: bool) -
     return np.asarray(sheet)
 
 
+def is_filmed(films: Films, chain_id: int) -> bool:
+    """Return whether a chain must be filmed because it may be kept."""
+    return chain_id < films if isinstance(films, int) else films != "none"
+
+
 def is_kept(films: Films, result: ChainResult) -> bool:
     """Return whether a chain that ended like this is kept as a film."""
     whole = result.solved == len(result.tasks)
+    if isinstance(films, int):
+        return result.chain_id < films
     return films == "all" or (films == "successes" and whole) or (films == "failures" and not whole)
 
 

@@ -115,8 +115,8 @@ def _arm(rows: list[Any], planned: int | None, missing: int) -> dict[str, Any]:
 
 def picture(state: Mapping[str, Any]) -> Group:
     """Return the state as a table with a line below it."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("arm/seed", "chains", "missing", "length", "95 %", "1/5", "2/5", "3/5", "4/5", "5/5"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("arm/seed", "chains", "lost", "length", "95 %", "1/5 %", "2/5", "3/5", "4/5", "5/5"):
         table.add_column(name, justify="left" if name == "arm/seed" else "right", no_wrap=True)
     for name, arm in state["arms"].items():
         counts = [f"{arm['done']}/{arm['total'] or '?'}", str(arm["missing"] or "")]
@@ -124,7 +124,7 @@ def picture(state: Mapping[str, Any]) -> Group:
             table.add_row(escape(name), *counts)
             continue
         low, high = arm["interval"]
-        shares = [f"{100 * share:.1f}" for share in arm["chain_success"]]
+        shares = [f"{100 * share:.0f}" for share in arm["chain_success"]]
         table.add_row(escape(name), *counts, f"{arm['average_length']:.2f}", f"{low:.2f}–{high:.2f}", *shares)
     parts = [state["state"], f"{state['done']} of {state['total'] or '?'} chains"]
     if state["missing"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from bench.rollout.actors import ChainWorker, Job, Outcome, finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
 from bench.rollout.film import Films, film_name
 from bench.rollout.inference import MAX_BATCH
-from bench.rollout.ledger import LEDGER_FILE, Ledger, disk_faults
+from bench.rollout.ledger import LEDGER_FILE, Key, Ledger, disk_faults
 from bench.rollout.pool import Pool
 from bench.rollout.progress import RolloutProgress
 from bench.rollout.queue import Item, Queue
@@ -78,6 +78,7 @@ def roll_out_jobs(
     lanes: int | None = None,
     servers: int | None = None,
     meter: Meter | None = None,
+    until: Callable[[Ledger], bool] | None = None,
 ) -> list[ChainResult]:
     """Roll several policies out on the same chains with the same workers, going on where an earlier run stopped.
 
@@ -94,10 +95,12 @@ def roll_out_jobs(
         progress: show a bar where standard error is a terminal.
         ray_address: a running cluster, or None for a Ray of this machine.
         watchdog_s: seconds without a control step after which a worker counts as hung.
-        films: chains kept as MP4 in ``films/`` beside the ledger: "none", "failures", "successes" or "all".
+        films: chains kept as MP4 in ``films/`` beside the ledger: "none", "failures", "successes", "all", or those
+            whose number is below a number.
         lanes: chains side by side in each worker; None for what was measured to be best.
         servers: inference actors per policy; None for one per GPU.
         meter: is told where the time went.
+        until: asked after every chain; where it says True the rollout ends.  Chains are then taken in the order given.
 
     Returns:
         Every finished chain of these jobs, also those of earlier runs; ``Ledger.missing`` has the others.
@@ -114,18 +117,16 @@ def roll_out_jobs(
         ledger.bind({f"policy {job.arm}/{job.seed}": {**job.identity(), "inference": asked} for job in jobs})
         rows = ledger.completed()
         done = {(row.arm, row.seed, row.chain_id) for row in rows}
+        keys = [(job.arm, job.seed, chain.chain_id) for job in jobs for chain in chains]
         todo = [Item(j, c) for j in jobs for c in chains if (j.arm, j.seed, c.chain_id) not in done]
-        if todo:
-            keys = [(job.arm, job.seed, chain.chain_id) for job in jobs for chain in chains]
-            with disk_faults(ledger.path):
-                write_plan(ledger.path.parent, keys, len(rows))
         with RolloutProgress(len(jobs) * len(chains), len(jobs) * len(chains) - len(todo), show=progress) as bar:
-            book = _Book(ledger, bar, Queue(todo, steps_per_subtask, rows), meter or Meter())
+            queue = Queue(todo, steps_per_subtask, rows, longest_first=until is None)
+            book = _Book(ledger, bar, queue, meter or Meter(), keys, until)
             pad_to = max_batch if inference == "actor" else 0
-            if todo and workers == 0:
+            if queue and workers == 0:
                 worker = ChainWorker(world, steps_per_subtask, instructions, films=films, pad_to=pad_to)
                 _serially(book, worker)
-            elif todo:
+            elif queue:
                 recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path), films)
                 ray = start_ray(ray_address)
                 crew = Servers(ray, pad_to, servers)
@@ -149,14 +150,34 @@ def roll_out_jobs(
 class _Book:
     """Which chains wait, what happened to the others; the same with and without Ray."""
 
-    def __init__(self, ledger: Ledger, bar: RolloutProgress, queue: Queue, meter: Meter) -> None:
-        self.ledger, self.bar, self.queue, self.meter = ledger, bar, queue, meter
-        self._faults_in_a_row = 0
+    def __init__(
+        self,
+        ledger: Ledger,
+        bar: RolloutProgress,
+        queue: Queue,
+        meter: Meter,
+        keys: list[Key],
+        until: Callable[[Ledger], bool] | None,
+    ) -> None:
+        self.ledger, self.bar, self.queue, self.meter, self._until = ledger, bar, queue, meter, until
+        self._keys, self._faults_in_a_row, self._begun = keys, 0, False
+        self.over = False
+        self._ask()
+
+    def _ask(self) -> None:
+        """End the rollout where enough is known; what is under way is dropped."""
+        if self._until is not None and not self.over and self._until(self.ledger):
+            self.over = True
+            self.queue.clear()
 
     def world_is(self, facts: dict[str, Any]) -> None:
         """Hold every worker's world to the same facts."""
         self.meter.ready()
         self.ledger.bind(facts)
+        if not self._begun:
+            self._begun = True
+            with disk_faults(self.ledger.path):
+                write_plan(self.ledger.path.parent, self._keys, len(self.ledger.completed()))
 
     def settle(self, item: Item, outcome: Outcome) -> None:
         """Write a finished chain down, queue a faulty one again, or give it up."""
@@ -168,6 +189,7 @@ class _Book:
             self.queue.learn(outcome.result)
             self.meter.add(outcome.spent, outcome.process, outcome.span)
             self.bar.done(outcome.result)
+            self._ask()
             return
         if outcome.kind == "user":
             raise UserError(f"arm {item.job.arm!r}, seed {item.job.seed}: {outcome.reason}")
@@ -192,6 +214,7 @@ class _Book:
         reason = "; then ".join(item.faults)
         self.ledger.append_missing((item.job.arm, item.job.seed, item.chain.chain_id), reason)
         self.bar.missing(item.chain.chain_id, reason)
+        self._ask()
 
 
 def _serially(book: _Book, worker: ChainWorker) -> None:

@@ -1,4 +1,4 @@
-"""``wristbench collect | rollout``: the parts of the main job, each alone."""
+"""``wristbench collect``: the parts of the main job, each alone."""
 
 from __future__ import annotations
 
@@ -27,24 +27,6 @@ def _collect(args: argparse.Namespace) -> Mapping[str, Any]:
         format=args.format,
     )
     return collect(args.out, options, workers=args.workers, progress=not args.quiet, ray_address=args.ray_address)
-
-
-def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.evaluate import RolloutOptions, roll_out_policy
-
-    options = RolloutOptions(
-        scene=args.scene,
-        chains=args.chains,
-        workers=args.workers,
-        seed=args.seed,
-        steps_per_subtask=args.steps_per_subtask,
-        assets=args.calvin_assets,
-        renderer=args.renderer,
-        ray_address=args.ray_address,
-        inference=args.inference,
-        progress=not args.quiet,
-    )
-    return roll_out_policy(args.policy, args.out, options)
 
 
 def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -82,15 +64,6 @@ def add(verbs: Verbs) -> None:
                          help="a compressed file a frame, or memory-mapped shards; both are read the same")  # fmt: skip
     collect.add_argument("--no-depth", action="store_true", help="no depth: the tiny and small world models need it")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR")
-    rollout = verbs.add("rollout", _rollout, "roll out a policy on CALVIN's chains",
-                        "rollout --policy expert --chains 20 --workers 2 --out results/expert")  # fmt: skip
-    rollout.add_argument("--policy", required=True, metavar="NAME|DIR", help="expert, random, or a checkpoint folder")
-    rollout.add_argument("--scene", choices=tuple("ABCD"), default="D")
-    rollout.add_argument("--chains", type=whole, default=1000, metavar="N", help="the first N of the 1000")
-    rollout.add_argument("--steps-per-subtask", type=whole, default=360, metavar="N")
-    rollout.add_argument("--seed", type=seed, default=0, metavar="N")
-    rollout.add_argument("--out", type=Path, required=True, metavar="DIR")
-    rollout.add_argument("--inference", choices=("local", "actor"), default="local", help="where the policy runs")
     train = verbs.add("train-policy", _train_policy, "train policies of several arms and seeds on one data set",
                       "train-policy --arm anchor,real --seeds 0,1,2 --dataset demos --out policies")  # fmt: skip
     train.add_argument("--arm", required=True, metavar="ARM,…", help="anchor, real, paired, generated, …")
@@ -104,6 +77,5 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each policy")
     add_ray(train)
-    for parser in (collect, rollout):
-        add_ray(parser)
-        add_world(parser)
+    add_ray(collect)
+    add_world(collect)

@@ -127,3 +127,10 @@ def test_network_gives_the_same_actions_wherever_it_stands_in_a_padded_batch() -
     together = padded.act(seen, [5, 6, 7, 8])
     for i, observation in enumerate(seen):
         np.testing.assert_array_equal(padded.act([observation], [5 + i])[0], together[i])
+
+
+def test_rollout_ends_where_enough_is_known(ray_session: Any, tmp_path: Path) -> None:
+    rows = run(tmp_path, 2, lanes=2, until=lambda ledger: len(ledger.completed()) >= 3)
+    assert 3 <= len(rows) < COUNT
+    assert len(run(tmp_path, 2, until=lambda ledger: True)) == len(rows)
+    assert run(tmp_path, 0) == run(tmp_path / "quiet", 0)
