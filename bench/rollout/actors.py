@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bench.errors import UserError
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, Chunk, Course, WristMode, chain_course
 from bench.rollout.film import Film, Films, is_filmed, is_kept
-from bench.rollout.inference import MAX_BATCH, MAX_WAIT_S, BatchingServer, Padded, RemotePolicy
+from bench.rollout.inference import MAX_BATCH, BatchingServer, Padded, RemotePolicy
 from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
 from bench.rollout.spent import Spent, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
@@ -265,14 +265,13 @@ class InferenceActor:
         self,
         source: PolicySource,
         max_batch: int = MAX_BATCH,
-        max_wait_s: float = MAX_WAIT_S,
         import_path: Sequence[str] = (),
     ) -> None:
         import_also(import_path)
         policy = source.load()
         if isinstance(policy, Script):
             raise UserError(f"policy {source.name!r} reads the simulator's state; use --inference local")
-        self._server = BatchingServer(policy, max_batch=max_batch, max_wait_s=max_wait_s)
+        self._server = BatchingServer(policy, max_batch=max_batch)
 
     async def spec(self) -> PolicySpec:
         """Return the policy's spec."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ from bench.rollout.sources import PolicyLostError, checked_chunk
 from policies.api import Observation, Policy, PolicyError, PolicySpec
 
 MAX_BATCH = 16
-MAX_WAIT_S = 0.005
+WAIT_SHARE = 0.1
+"""How long a batch waits for company, as a share of a forward's time: a padded batch costs the same, full or not."""
 PATIENCE_S = 240.0
 """Less than the watchdog gives a worker, more than it takes to load a large policy again."""
 REMEMBERED = 10_000
@@ -44,11 +46,11 @@ class BatchingServer:
     Args:
         policy: what is asked.
         max_batch: batch size of every forward; a smaller one is padded with copies of its first observation.
-        max_wait_s: how long the first request of a batch waits for company.
+        max_wait_s: how long the first request of a batch waits for company; None for a share of a forward's time.
     """
 
-    def __init__(self, policy: Policy, *, max_batch: int = MAX_BATCH, max_wait_s: float = MAX_WAIT_S) -> None:
-        self.policy, self.max_batch, self.max_wait_s = policy, max_batch, max_wait_s
+    def __init__(self, policy: Policy, *, max_batch: int = MAX_BATCH, max_wait_s: float | None = None) -> None:
+        self.policy, self.max_batch, self._max_wait_s = policy, max_batch, max_wait_s
         self._padded = Padded(policy, max_batch)
         self._waiting: asyncio.Queue[_Request] = asyncio.Queue()
         self._loop: asyncio.Task[None] | None = None
@@ -56,6 +58,7 @@ class BatchingServer:
         self._fill: deque[int] = deque(maxlen=REMEMBERED)
         self._queued_s: deque[float] = deque(maxlen=REMEMBERED)
         self._predict_s: deque[float] = deque(maxlen=REMEMBERED)
+        self._quickest_s = math.inf
 
     async def infer(self, observation: Observation, seed: int) -> NDArray[np.float32]:
         """Return the (K, 7) chunk for one observation.
@@ -92,14 +95,14 @@ class BatchingServer:
             except Exception as error:  # whatever the policy raised belongs to those who asked
                 self._fail(batch, error)
                 continue
-            self._predict_s.append(time.perf_counter() - began)
+            self._note(time.perf_counter() - began)
             for request, chunk in zip(batch, chunks, strict=False):
                 if not request.answer.done():
                     request.answer.set_result(chunk)
 
     async def _gather(self) -> list[_Request]:
         batch = [await self._waiting.get()]
-        until = time.perf_counter() + self.max_wait_s
+        until = time.perf_counter() + self._wait_s()
         while len(batch) < self.max_batch:
             left = until - time.perf_counter()
             if not self._waiting.empty():
@@ -110,6 +113,15 @@ class BatchingServer:
                 with contextlib.suppress(TimeoutError):
                     batch.append(await asyncio.wait_for(self._waiting.get(), left))
         return batch
+
+    def _note(self, predict_s: float) -> None:
+        self._predict_s.append(predict_s)
+        self._quickest_s = min(self._quickest_s, predict_s)
+
+    def _wait_s(self) -> float:
+        if self._max_wait_s is not None:
+            return self._max_wait_s
+        return WAIT_SHARE * self._quickest_s if self._predict_s else 0.0
 
     def _predict(self, batch: Sequence[_Request]) -> NDArray[np.float32]:
         """Forward a batch; runs in the policy's own thread."""

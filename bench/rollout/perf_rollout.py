@@ -148,9 +148,10 @@ def summary(meter: Meter) -> dict[str, Any]:
         time), ``env_steps_per_s`` (the sum over the workers, each from its first chain to its last: without start and
         stragglers), ``overhead_us_per_step`` (the worker's own work besides world and policy), ``shares`` of the
         workers' time (world parts; ``policy`` in the worker; ``overhead``; ``inference``: idle for an answer in the
-        making; ``transport``: idle for its way), ``request_ms`` (a chain's wait for an answer), and, where an
-        actor answered, ``batch_fill`` (0..1), ``queue_p50_ms``, ``queue_p95_ms``, ``predict_ms``, ``transport_ms``
-        (what a request waits besides queue and forward: its way, and its turn in the worker).
+        making; ``transport``: idle for its way), ``physics_ms_per_step`` and ``drawing_ms_per_request`` (which grow
+        with the workers where they share the machine's cores and GPU), ``request_ms`` (a chain's wait for an answer),
+        and, where an actor answered, ``batch_fill`` (0..1), ``queue_p50_ms``, ``queue_p95_ms``, ``predict_ms``,
+        ``transport_ms`` (what a request waits besides queue and forward: its way, and its turn in the worker).
     """
     spent, spans = meter.spent, list(meter.workers.values())
     inside = {part: spent[part] for part in (*WORLD_PARTS, "policy")}
@@ -173,6 +174,8 @@ def summary(meter: Meter) -> dict[str, Any]:
         "env_steps_per_s": sum(span.steps / span.seconds for span in spans if span.seconds > 0),
         "overhead_us_per_step": 1e6 * overhead / spent["steps"] if spent["steps"] else None,
         "shares": {part: seconds / total for part, seconds in shares.items()} if total else {},
+        "physics_ms_per_step": 1e3 * spent["physics"] / spent["steps"] if spent["steps"] else None,
+        "drawing_ms_per_request": 1e3 * spent["drawing"] / spent["requests"] if spent["requests"] else None,
         "requests": int(spent["requests"]),
         "request_ms": request_ms,
         "servers": len(meter.servers),

@@ -16,7 +16,7 @@ from bench.rollout.sources import PolicySource
 from bench.rollout.workers import LEDGER_FILE, roll_out
 from bench.rollout.world import WorldOptions
 
-CHAINS = 40
+CHAINS = 200
 
 
 def run(out: Path, workers: int, slow_s: float = 0.0, **options: Any) -> Any:
@@ -38,15 +38,15 @@ def run(out: Path, workers: int, slow_s: float = 0.0, **options: Any) -> Any:
 class Reaper(threading.Thread):
     """Kills one of this session's Ray actors every now and then, never one of another session."""
 
-    def __init__(self, prefix: str, kills: int, ledger: Path) -> None:
+    def __init__(self, prefixes: tuple[str, ...], kills: int, ledger: Path) -> None:
         super().__init__(daemon=True)
-        self.prefix, self.left, self.ledger = prefix, kills, ledger
+        self.prefixes, self.left, self.ledger = prefixes, kills, ledger
         self.done = threading.Event()
         self.killed = 0
 
     def run(self) -> None:
         dice = random.Random(0)
-        while self.left and not self.done.wait(dice.uniform(0.05, 0.3)):
+        while self.left and not self.done.wait(dice.uniform(0.05, 1.0)):
             if not self.ledger.exists() or self.ledger.read_bytes().count(b"solved") <= self.killed:
                 continue  # nothing was finished since the last kill; a machine that bad is another test's
             found = [p for p in psutil.Process().children(recursive=True) if self._is_victim(p)]
@@ -56,23 +56,26 @@ class Reaper(threading.Thread):
 
     def _is_victim(self, process: psutil.Process) -> bool:
         try:
-            return "".join(process.cmdline()).startswith(self.prefix)
+            return "".join(process.cmdline()).startswith(self.prefixes)
         except psutil.Error:
             return False
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("prefix", "kills", "options"),
-    [("ray::ChainWorker.run", 6, {}), ("ray::InferenceActor", 2, {"inference": "actor", "max_batch": 4})],
+    ("prefixes", "kills", "options"),
+    [
+        (("ray::ChainWorker.run",), 12, {}),
+        (("ray::ChainWorker.run", "ray::InferenceActor"), 8, {"inference": "actor", "max_batch": 4, "lanes": 2}),
+    ],
 )
 def test_rows_after_random_kills_are_those_of_a_quiet_run(
-    ray_session: Any, tmp_path: Path, prefix: str, kills: int, options: dict[str, Any]
+    ray_session: Any, tmp_path: Path, prefixes: tuple[str, ...], kills: int, options: dict[str, Any]
 ) -> None:
     quiet = run(tmp_path / "quiet", 0, **options)
-    reaper = Reaper(prefix, kills, tmp_path / "wild" / LEDGER_FILE)
+    reaper = Reaper(prefixes, kills, tmp_path / "wild" / LEDGER_FILE)
     reaper.start()
-    rows = run(tmp_path / "wild", 3, slow_s=0.006, **options)
+    rows = run(tmp_path / "wild", 3, slow_s=0.003, **options)
     reaper.done.set()
     reaper.join()
     assert reaper.killed > 0

@@ -103,3 +103,11 @@ def test_statistics_count_batches() -> None:
     for name in ("queue_p50_ms", "queue_p95_ms", "predict_ms"):
         assert numbers[name] is not None
         assert numbers[name] >= 0
+
+
+def test_wait_for_company_follows_the_forward_and_does_not_begin_with_one() -> None:
+    server = BatchingServer(NoisyPolicy(), max_batch=4)
+    assert server._wait_s() == 0.0
+    for seconds in (0.3, 0.2, 0.5):
+        server._note(seconds)
+    assert server._wait_s() == pytest.approx(0.02)
