@@ -18,7 +18,9 @@ import numpy as np
 
 from bench.calvin.assets import calvin_files, find_assets
 from bench.calvin.builtin import builtin_files
+from bench.calvin.contact_sheet import write_sheets
 from bench.calvin.env import CalvinEnv
+from bench.calvin.parity_cross import cross
 from bench.calvin.scene import SceneSpec, scene_named
 from bench.calvin.sequences import evaluation_sequences, initial_observation
 from bench.calvin.state import BlockState, Contact, WorldState
@@ -27,6 +29,7 @@ from bench.calvin.world import World
 from bench.errors import UserError
 
 _PLACES = ("", "ref", "renders", "demos")
+_RENDER_KEYS = ("scene", "reset_robot_obs", "reset_scene_obs", "rgb_static", "rgb_gripper")
 
 
 class _Worlds:
@@ -50,7 +53,13 @@ class _Worlds:
 
 
 def parity(
-    assets: Path | str | None, reference: Path | str, *, builtin: bool = False, led_button: str = "main"
+    assets: Path | str | None,
+    reference: Path | str,
+    *,
+    builtin: bool = False,
+    led_button: str = "main",
+    cross_count: int = 0,
+    sheets: Path | None = None,
 ) -> dict[str, Any]:
     """Compare this world with recordings of the original.
 
@@ -59,6 +68,8 @@ def parity(
         reference: folder of recordings.
         builtin: use the built-in scenes instead of CALVIN's assets.
         led_button: see ``bench.calvin.table.LED_BUTTONS``.
+        cross_count: demonstrations to record on each of the two tables and to replay on the other; needs assets.
+        sheets: folder for contact sheets of the recorded pictures beside ours.
 
     Returns:
         The counts and errors by name; a part that the folder lacks is 0, a number nobody could measure None.
@@ -73,9 +84,12 @@ def parity(
     root = None if builtin else Path(assets) if assets is not None else find_assets()
     if root is None and not builtin:
         raise UserError("parity: expected CALVIN's assets, found none; give --assets DIR or compare with --builtin")
+    beside = root if not builtin else Path(assets) if assets is not None else find_assets()
+    if cross_count and beside is None:
+        raise UserError("parity: expected CALVIN's assets to cross with, found none; give --assets DIR")
     worlds = _Worlds(root, led_button)
     try:
-        return {
+        report = {
             "backend": "built-in" if builtin else "calvin-assets",
             **_trajectories(folder, worlds),
             **_oracle(folder),
@@ -86,6 +100,12 @@ def parity(
         }
     finally:
         worlds.close()
+    if cross_count and beside is not None:
+        report |= cross(beside, cross_count)
+    if sheets is not None:
+        paths = _found(folder, "states.npz")
+        report["sheets"] = write_sheets(sheets, _arrays(paths[0], _RENDER_KEYS), beside) if paths else []
+    return report
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
@@ -218,12 +238,11 @@ def _psnr(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _renders(folder: Path, assets: Path | None, led_button: str) -> dict[str, Any]:
-    keys = ("scene", "reset_robot_obs", "reset_scene_obs", "rgb_static", "rgb_gripper")
     scores: dict[str, list[float]] = {"static": [], "gripper": []}
     by_scene: dict[str, list[float]] = defaultdict(list)
     renderer = None
     for path in _found(folder, "states.npz"):
-        data = _arrays(path, keys)
+        data = _arrays(path, _RENDER_KEYS)
         for scene in sorted(set(data["scene"].tolist())):
             env = CalvinEnv(scene, assets=assets, led_button=led_button)
             for row in np.nonzero(data["scene"] == scene)[0]:

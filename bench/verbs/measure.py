@@ -13,7 +13,14 @@ from bench.verbs.common import Verbs, add_inference, add_ray, add_world, seed, w
 def _parity(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.calvin.parity import parity
 
-    return parity(args.assets, args.reference, builtin=args.builtin, led_button=args.led_button)
+    return parity(
+        args.assets,
+        args.reference,
+        builtin=args.builtin,
+        led_button=args.led_button,
+        cross_count=args.cross,
+        sheets=args.sheets,
+    )
 
 
 def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -105,6 +112,9 @@ def add(verbs: Verbs) -> None:
     parity.add_argument("--reference", type=Path, required=True, metavar="DIR")
     parity.add_argument("--builtin", action="store_true", help="judge the built-in scenes instead of CALVIN's assets")
     parity.add_argument("--led-button", choices=("main", "pinned"), default="main", help="calvin_env's commit")
+    parity.add_argument("--cross", type=whole, default=0, metavar="N",
+                        help="also record N demonstrations on each table and replay them on the other")  # fmt: skip
+    parity.add_argument("--sheets", type=Path, metavar="DIR", help="also write contact sheets beside the original's")
     perf = Verbs(verbs.group("perf", "measure the speed of a hot path", "example:\n  wristbench perf env --json"))
     env = perf.add("env", _perf_env, "steps a second of the CALVIN world", "perf env --steps 300 --json")
     env.add_argument("--scene", choices=tuple("ABCD"), default="D")

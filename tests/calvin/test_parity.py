@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,12 @@ import pytest
 from PIL import Image
 
 from bench.calvin.assets import data_folder, find_assets
+from bench.calvin.contact_sheet import write_sheets
 from bench.calvin.env import CalvinEnv
 from bench.calvin.original import OriginalEnv, original_available, world_state
 from bench.calvin.parity import parity
+from bench.calvin.parity_cross import _record, _replay, _Taped, pairs
+from bench.calvin.tasks import TASKS
 from bench.errors import UserError
 
 
@@ -109,6 +114,66 @@ def test_original_backend_steps_as_ours() -> None:
     ours.close()
 
 
+@pytest.mark.shared
+def test_demonstrations_carry_over_between_the_two_tables(shared: Path, tmp_path: Path) -> None:
+    report = parity(shared / "calvin/env_data", tmp_path, builtin=True, cross_count=3)
+    assert report["cross_recorded_assets_to_builtin"] == report["cross_recorded_builtin_to_assets"] == 3
+    assert report["cross_solved_assets_to_builtin"] + len(report["cross_failed_assets_to_builtin"]) == 3
+    assert min(report["cross_solved_assets_to_builtin"], report["cross_solved_builtin_to_assets"]) >= 2
+
+
+def test_a_replay_is_judged_by_what_happens_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        env = stack.enter_context(closing(_Taped("D")))
+        tape = _record(env, "turn_on_led", (0,))
+        assert tape is not None
+        assert len(tape.actions) > tape.begun > 0
+        assert _replay(env, tape)
+        still = [np.array([0, 0, 0, 0, 0, 0, 1.0])] * len(tape.actions)
+        assert not _replay(env, replace(tape, actions=still))
+        monkeypatch.setattr("bench.calvin.parity_cross.demonstrate", lambda *_: None)
+        assert _record(env, "turn_on_led", (0,)) is None
+
+
+def test_crossing_meets_every_task_in_every_scene() -> None:
+    assert set(pairs(136)) == {(scene, task) for scene in "ABCD" for task in TASKS}
+
+
+def test_crossing_needs_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.calvin.parity.find_assets", lambda: None)
+    with pytest.raises(UserError, match="--assets"):
+        parity(None, tmp_path, builtin=True, cross_count=1)
+
+
+def test_contact_sheets_show_each_scene_once(tmp_path: Path) -> None:
+    env = CalvinEnv("D")
+    observation, _ = env.reset(seed=0)
+    env.close()
+    recorded = {
+        "scene": np.array(["D"] * 3),
+        "reset_robot_obs": np.stack([observation["robot_obs"]] * 3),
+        "reset_scene_obs": np.stack([observation["scene_obs"]] * 3),
+        **{name: np.stack([view] * 3) for name, view in observation["rgb_obs"].items()},
+    }
+    (file,) = write_sheets(tmp_path / "sheets", recorded, None, rows=2)
+    assert Path(file).name == "scene_D.jpg"
+    sheet = np.asarray(Image.open(file)).astype(int)
+    assert sheet.shape[1] == 2 * 2 * 204, "two cameras, drawn and recorded"
+    ours, theirs = sheet[18:218, :200], sheet[18:218, 204:404]
+    assert np.abs(ours - theirs).mean() < 3, "the same state, drawn twice"
+
+
+@pytest.mark.shared
+def test_contact_sheets_show_the_original_too_and_stay_small(shared: Path, tmp_path: Path) -> None:
+    with np.load(shared / "calvin/renders/states.npz") as states:
+        np.savez(tmp_path / "states.npz", **{key: states[key][30:34] for key in states})
+    report = parity(shared / "calvin/env_data", tmp_path, builtin=True, sheets=tmp_path / "sheets")
+    (file,) = report["sheets"]
+    with Image.open(file) as sheet:
+        assert sheet.size == (2 * 3 * 204, 18 + 4 * 204)
+    assert Path(file).stat().st_size < 400_000
+
+
 def test_original_backend_says_what_is_missing() -> None:
     if original_available():
         pytest.skip("calvin_env is installed here")
@@ -150,6 +215,7 @@ def test_egl_pictures_are_the_originals(shared: Path) -> None:
     code = f"""
 import numpy as np
 from PIL import Image
+from bench.calvin.contact_sheet import write_sheets
 from bench.calvin.env import CalvinEnv
 env = CalvinEnv("D", assets={str(shared / "calvin/env_data")!r}, renderer="bullet-egl")
 data = np.load({str(trajectories / "seed01.npz")!r})

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.calvin.experts.motion import ACROSS, BlockPose, ExpertFailed, Hand, Pose, Vector
+from bench.calvin.experts.parts import DOOR_WIDTH
 from bench.calvin.scene import TABLE_TOP
 
 CABINET_FLOOR_Y = 0.02
@@ -22,6 +23,8 @@ FALLEN = 0.3
 """Blocks whose centre is lower lie neither on the table nor in the drawer."""
 CABINET_TILT = 0.75
 """The hand leans back this far, rad, to reach into the cabinet without touching its slope."""
+PALM = 0.12
+"""A door nearer than this to the gripper's middle, metres, is touched by the end of the hand that is turned to it."""
 DRAWER_BACK = -0.183
 """y of the table's edge, beneath which the drawer goes in."""
 DRAWER_FRONT = -0.157
@@ -128,6 +131,19 @@ def _within_drawer(hand: Hand, block: BlockPose, yaw: float) -> float:
     return ACROSS + (limited if abs(limited - turned) < MOST_SQUEEZED else turned)
 
 
+def _beside_door(hand: Hand, block: BlockPose, yaw: float) -> float:
+    """Return the yaw, near to ``yaw``, at which the hand touches neither wall nor door; the fingers turn the block."""
+    if abs(yaw - ACROSS) >= 0.6:
+        return yaw
+    yaw = ACROSS + (yaw - ACROSS) / 2
+    left = hand.scene.slide[0] - hand.joints()[0]
+    if left - PALM < block.position[0] < left:
+        return min(yaw, ACROSS)
+    if left + DOOR_WIDTH < block.position[0] < left + DOOR_WIDTH + PALM:
+        return max(yaw, ACROSS)
+    return yaw
+
+
 def choose_grasp(hand: Hand, name: str, choice: int = 0) -> Pose:
     """Return the pose in which to close the fingers on a block.
 
@@ -154,8 +170,7 @@ def choose_grasp(hand: Hand, name: str, choice: int = 0) -> Pose:
     best = ways[choice % len(ways)]
     yaw, tilt = best.yaw, 0.0
     if in_cabinet(block):
-        # A hand turned far would touch door or wall; the closing fingers turn the block instead.
-        yaw = ACROSS + (yaw - ACROSS) / 2 if abs(yaw - ACROSS) < 0.6 else yaw
+        yaw = _beside_door(hand, block, yaw)
         # Near its base the robot cannot lean that far.
         tilt = CABINET_TILT - 0.3 * float(np.clip((-0.1 - block.position[0]) / 0.12, 0.0, 1.0)) + hand.jitter(0.06)
     elif in_drawer(block):

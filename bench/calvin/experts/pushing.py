@@ -138,10 +138,10 @@ def push(name: str, sign: int) -> Callable[[Hand], Motion]:
 def _drag(hand: Hand, name: str, x: float) -> Motion:
     """Take hold of a block that cannot be pushed and draw it over the table by ``x`` metres."""
     yield from grasp(hand, name)
-    here = hand.pose_here()
-    yield from hand.to(here.moved(x=x), pace=0.6)
+    there = hand.pose_here().moved(x=x, y=min(0.0, LANE - float(hand.block(name).position[1])))
+    yield from hand.to(there, pace=0.6)
     yield from hand.grip(OPEN, 7)
-    yield from hand.to(here.moved(x=x, z=0.09), close_to=0.012)
+    yield from hand.to(there.moved(z=0.09), close_to=0.012)
 
 
 def _lane(hand: Hand, name: str, x: float) -> tuple[Vector, float]:
