@@ -1,4 +1,4 @@
-"""Policies by name or by folder: the one place that turns what a user typed into a :class:`policies.api.Policy`."""
+"""Policies by name, folder or address: the one place that makes a :class:`policies.api.Policy` of what a user typed."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def load_policy(
     actions: ActionConvention | None = None,
     **options: Any,
 ) -> Policy:
-    """Return the policy called ``name``, or the one saved in the folder ``name``.
+    """Return the policy called ``name``, the one saved in the folder ``name``, or the one served at that address.
 
     Args:
-        name: a key of ``POLICIES`` or a checkpoint folder.
+        name: a key of ``POLICIES``, a checkpoint folder, or an address (:mod:`policies.addresses`).
         expect_arm: the arm to be scored; a checkpoint of another arm is refused.
         views: the views that the rollout offers.
         actions: the world's action convention.
@@ -74,6 +74,12 @@ def load_policy(
         policy = entry.make()
         check_fit(policy.spec, where=str(name), expect_arm=expect_arm, views=views, actions=actions)
         return policy
+    if "://" in str(name):
+        from policies.addresses import connect
+
+        remote = connect(str(name))
+        check_fit(remote.spec, where=str(name), expect_arm=expect_arm, views=views, actions=actions)
+        return remote
     if not Path(name).is_dir():
         close = difflib.get_close_matches(str(name), POLICIES, n=3)
         hint = f"did you mean {close}?" if close else f"known names: {sorted(POLICIES)}"

@@ -1,4 +1,4 @@
-"""What every registered policy, with or without a network, must do."""
+"""What every registered policy, with or without a network, here or behind a websocket, must do."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ import pytest
 from policies.api import ANCHOR, Observation, Policy, PolicyError
 from policies.flow import FlowPolicy
 from policies.registry import POLICIES, load_policy
+from policies.server import ServerOptions, serving
 
 BATCH_TOLERANCE = 1e-4
 
 
-@pytest.fixture(params=sorted(POLICIES))
+REMOTE = ("openpi://random", "vla-eval://random", "openpi://flow-untrained")
+
+
+@pytest.fixture(params=[*sorted(POLICIES), *REMOTE])
 def entry(request, awake):
-    policy = load_policy(request.param)
-    return POLICIES[request.param], awake(policy) if isinstance(policy, FlowPolicy) else policy
+    protocol, _, served = request.param.rpartition("://")
+    policy = load_policy(served)
+    policy = awake(policy) if isinstance(policy, FlowPolicy) else policy
+    if not protocol:
+        yield POLICIES[served], policy
+        return
+    with serving(policy, ServerOptions(protocol, port=0, pad=True)) as server:
+        remote = load_policy(f"{protocol}://127.0.0.1:{server.port}")
+        yield POLICIES[served], remote
+        remote.close()
 
 
 def test_is_a_policy_that_names_itself(entry):
