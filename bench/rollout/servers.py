@@ -7,6 +7,7 @@ policy on each.  Several policies share a GPU for the time that one arm's last c
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from typing import Any
 
@@ -18,8 +19,8 @@ from bench.rollout.sources import BUILT_IN, PolicySource
 RESERVE_S = 60.0
 """How long the GPUs may take to come free before they are said to be in use."""
 
-SHARE = 0.25
-"""Part of its bundle's GPU that an actor asks Ray for: up to four policies at a time."""
+POLICIES_AT_A_TIME = 4
+"""On one GPU: that of the chains under way, the next one, and room for slow ends."""
 
 JobName = tuple[str, int]
 Statistics = dict[str, float | int | None]
@@ -130,10 +131,12 @@ class Servers:
                     f"the {gpus} GPUs of this cluster did not come free in {RESERVE_S:.0f} s; "
                     "stop other Ray jobs or use --inference local"
                 )
+        each = self._each or gpus
+        share = 1 / (POLICIES_AT_A_TIME * math.ceil(each / gpus))
         return [
             {
-                "num_gpus": SHARE,
+                "num_gpus": share,
                 "scheduling_strategy": PlacementGroupSchedulingStrategy(self._bundles, number % gpus),
             }
-            for number in range(self._each or gpus)
+            for number in range(each)
         ]
