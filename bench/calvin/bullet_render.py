@@ -43,19 +43,23 @@ class BulletRenderer:
         self._client = client
         self._view_matrices = view_matrices
 
-    def draw(self, names: Iterable[str], depth: bool = False) -> dict[str, np.ndarray]:
+    def draw(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> dict[str, np.ndarray]:
         """Draw the named cameras.
 
         Args:
             names: ``static`` and/or ``gripper``.
-            depth: give depth in metres instead of colours.
+            kinds: ``rgb`` and/or ``depth``; both come from the same drawing.
 
         Returns:
-            camera name -> uint8 (H, W, 3), or float32 (H, W) metres along the camera's z.
+            ``rgb_NAME`` -> uint8 (H, W, 3), ``depth_NAME`` -> float32 (H, W) metres along the camera's z.
         """
-        return {name: self._draw_one(name, depth) for name in names}
+        pictures: dict[str, np.ndarray] = {}
+        for name in names:
+            drawn = dict(zip(("rgb", "depth"), self._draw_one(name), strict=True))
+            pictures |= {f"{kind}_{name}": drawn[kind] for kind in kinds}
+        return pictures
 
-    def _draw_one(self, name: str, depth: bool) -> np.ndarray:
+    def _draw_one(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         camera = CAMERAS[name]
         _, _, colours, buffer, _ = pybullet.getCameraImage(
             width=camera.size,
@@ -64,10 +68,9 @@ class BulletRenderer:
             projectionMatrix=camera.projection_matrix(),
             physicsClientId=self._client,
         )
-        if depth:
-            return camera.metres(np.reshape(buffer, (camera.size, camera.size)))
-        picture: np.ndarray = np.reshape(colours, (camera.size, camera.size, 4))[:, :, :3].astype(np.uint8)
-        return np.ascontiguousarray(picture)
+        picture = np.reshape(colours, (camera.size, camera.size, 4))[:, :, :3].astype(np.uint8)
+        metres = camera.metres(np.reshape(buffer, (camera.size, camera.size)))
+        return np.ascontiguousarray(picture), metres.astype(np.float32)
 
     def close(self) -> None:
         """Nothing to give back: the client owns its renderer."""

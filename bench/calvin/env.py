@@ -11,7 +11,7 @@ CALVIN's data sets.  What differs from the original (calvin_env ``envs/play_tabl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,8 +37,8 @@ Observation = dict[str, Any]
 class Renderer(Protocol):
     """What draws the views."""
 
-    def draw(self, names: tuple[str, ...], depth: bool = False) -> Mapping[str, np.ndarray]:
-        """Return camera name -> uint8 (H, W, 3), or float32 (H, W) in metres with ``depth``."""
+    def draw(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Mapping[str, np.ndarray]:
+        """Return ``rgb_NAME`` -> uint8 (H, W, 3) and/or ``depth_NAME`` -> float32 (H, W) in metres."""
 
     def close(self) -> None:
         """Give back what the renderer holds."""
@@ -150,25 +150,25 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
     def _observation(self, render_views: bool) -> Observation:
         observation: Observation = {}
         if render_views:
-            observation["rgb_obs"] = self.views()
+            views = self._drawer().draw(CAMERAS, ("rgb", "depth") if self.depth else ("rgb",))
+            observation["rgb_obs"] = {name: view for name, view in views.items() if name.startswith("rgb")}
             if self.depth:
-                observation["depth_obs"] = self.depth_views()
+                observation["depth_obs"] = {name: view for name, view in views.items() if name.startswith("depth")}
         observation["robot_obs"] = self.world.robot.observation()
         observation["scene_obs"] = self.world.scene_observation()
         return observation
 
     def views(self) -> dict[str, np.ndarray]:
         """Draw now: ``rgb_static`` uint8 (200, 200, 3) and ``rgb_gripper`` uint8 (84, 84, 3)."""
-        return {f"rgb_{name}": view for name, view in self._drawer().draw(tuple(CAMERAS)).items()}
+        return dict(self._drawer().draw(CAMERAS))
 
     def depth_views(self) -> dict[str, np.ndarray]:
         """Draw depth now: ``depth_static`` and ``depth_gripper``, float32 metres along the camera's z."""
-        views = self._drawer().draw(tuple(CAMERAS), depth=True)
-        return {f"depth_{name}": np.asarray(view, dtype=np.float32) for name, view in views.items()}
+        return dict(self._drawer().draw(CAMERAS, ("depth",)))
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """Draw the static camera now: uint8 (200, 200, 3)."""
-        return self._drawer().draw(("static",))["static"]
+        return self._drawer().draw(("static",))["rgb_static"]
 
     @property
     def renderer(self) -> str:

@@ -27,6 +27,7 @@ Image = str | Path | None
 
 _WHITE = (1.0, 1.0, 1.0, 1.0)
 _FLOOR = "plane"
+_ROBOT_LINK = "gripper_cam"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Part:
             shadow.
         rgba: colour, 0..1.
         image: what is laid over the mesh.
+        still: it moves never or seldom: a fixed body's link, unless a motor drives it.
     """
 
     body: int
@@ -47,6 +49,7 @@ class Part:
     levels: tuple[Mesh, ...]
     rgba: tuple[float, float, float, float]
     image: Image = None
+    still: bool = False
 
 
 def matrices(positions: NDArray[np.float64], quaternions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -89,6 +92,13 @@ def _names(client: int, body: int) -> tuple[str, dict[int, str]]:
     return name.decode(), links
 
 
+def _still_links(client: int, body: int, links: Mapping[int, str]) -> set[int]:
+    """Return the links of a body that stand still for most of the time: not a robot's beyond its base, no blocks."""
+    if pybullet.getDynamicsInfo(body, -1, physicsClientId=client)[0] > 0:
+        return set()
+    return {-1} if _ROBOT_LINK in links.values() else set(links)
+
+
 def _shapes(client: int, body: int, urdf: tuple[Path, float] | None, links: Mapping[int, str]) -> Iterator[Any]:
     """Yield link index and the rest of a ``VisualShape``, from PyBullet or, where it has none, from the URDF."""
     if urdf is None:
@@ -103,6 +113,7 @@ def _shapes(client: int, body: int, urdf: tuple[Path, float] | None, links: Mapp
 
 def _parts_of_body(client: int, body: int, materials: Mapping[str, str], urdf: tuple[Path, float] | None) -> list[Part]:
     name, links = _names(client, body)
+    still = _still_links(client, body, links)
     # A body that brings no images of its own is drawn with edges; PyBullet rounds the corners of lone blocks.
     built = any(link in materials for link in links.values())
     parts = []
@@ -115,7 +126,7 @@ def _parts_of_body(client: int, body: int, materials: Mapping[str, str], urdf: t
         levels = tuple(meshes.moved(mesh, frame) for mesh in levels)
         if isinstance(image, str):
             levels = tuple(meshes.wrapped(mesh, textures.TILE) for mesh in levels)
-        parts.append(Part(body, link, levels, rgba, image))
+        parts.append(Part(body, link, levels, rgba, image, link in still))
     if name == _FLOOR:
         parts = [
             replace(part, image="checker") if isinstance(part.image, Path) and materials else part for part in parts
@@ -158,29 +169,32 @@ class PoseReader:
             if link not in links:
                 links.append(link)
         rows: list[tuple[int, int]] = []
-        self._bases: list[tuple[int, NDArray[Any]]] = []
+        inertial: list[Any] = []
+        self._bases: list[int] = []
         for body, links in self._links.items():
             links.sort()
             if links[0] == -1:
-                info = pybullet.getDynamicsInfo(body, -1, physicsClientId=client)
-                self._bases.append((len(rows), np.linalg.inv(_matrix(info[3], info[4]))))
+                self._bases.append(len(rows))
+                inertial.append(pybullet.getDynamicsInfo(body, -1, physicsClientId=client)[3:5])
             rows += [(body, link) for link in links]
+        # PyBullet gives a base by its centre of mass.
+        self._inertial_from_base = np.linalg.inv(np.stack([_matrix(*pose) for pose in inertial]))
         self._order = np.array([rows.index(place) for place in places])
 
     def read(self) -> NDArray[np.float64]:
         """Return (N, 4, 4) ``world_from_link`` of the places, in their order."""
-        positions, quaternions = [], []
+        numbers: list[float] = []
         for body, links in self._links.items():
             moving = links
             if links[0] == -1:
                 position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
-                positions.append(position)
-                quaternions.append(quaternion)
+                numbers += position
+                numbers += quaternion
                 moving = links[1:]
             for state in pybullet.getLinkStates(body, moving, physicsClientId=self._client) if moving else ():
-                positions.append(state[4])
-                quaternions.append(state[5])
-        world = matrices(np.array(positions), np.array(quaternions))
-        for row, link_from_inertial in self._bases:
-            world[row] = world[row] @ link_from_inertial  # PyBullet gives a base by its centre of mass
+                numbers += state[4]
+                numbers += state[5]
+        poses = np.array(numbers).reshape(-1, 7)  # (7N,) -> (N, 7)
+        world = matrices(poses[:, :3], poses[:, 3:])
+        world[self._bases] = world[self._bases] @ self._inertial_from_base
         return world[self._order]

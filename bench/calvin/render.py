@@ -7,7 +7,7 @@ map and then each view that somebody wants.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calvin import gl, shaders, textures
+from bench.calvin import backdrop, gl, shaders, textures
+from bench.calvin.backdrop import Backdrop
 from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
+from bench.calvin.frames import RECTANGLES, Frame
 from bench.calvin.meshes import Mesh
 from bench.calvin.parts import PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
@@ -25,6 +27,8 @@ from bench.calvin.thinning import LEVELS
 from bench.errors import UserError
 
 VERTEX = np.dtype([("position", "f4", 3), ("normal", "f4", 3), ("uv", "f4", 2), ("colour_and_object", "u1", 4)])
+OBJECT = np.dtype([("world", "f4", (4, 4)), ("tint", "f4", 4)])
+"""A row of the uniform block; the matrix lies column by column."""
 _TEXTURED_FORMAT = ("3f4 3f4 2f4 4f1", "position", "normal", "uv", "colour_and_object")
 _PLAIN_FORMAT = ("3f4 3f4 8x 4f1", "position", "normal", "colour_and_object")
 _SHADOW_FORMAT = ("3f4 20x 4f1", "position", "colour_and_object")
@@ -32,6 +36,7 @@ _OBJECTS_BINDING = 0
 _FAR_PIXEL = 0.003
 """Metres a pixel from which on the coarse meshes are drawn."""
 _IMAGE_UNIT, _SHADOW_UNIT = 0, 1
+_SHADOW_FROM_WORLD = shaders.shadow_from_world()
 
 
 @lru_cache(maxsize=32)
@@ -68,50 +73,67 @@ def pack(levels: Sequence[Mesh], objects: Sequence[int]) -> tuple[NDArray[np.voi
     return vertices, np.concatenate(corners).astype(np.int32), ranges
 
 
-def in_sight(
-    camera_from_world: NDArray[np.float64], camera: Camera, centres: NDArray[np.float64], radii: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Return (N,) which spheres reach into a camera's pyramid of sight.
+def _box(mesh: Mesh) -> NDArray[np.float32]:
+    """Return (4, 8) the corners of the box around a mesh, homogeneous."""
+    low, high = mesh.position.min(axis=0), mesh.position.max(axis=0)
+    corners = np.ones((4, 8), np.float32)
+    for corner in range(8):
+        corners[:3, corner] = np.where([corner & 1, corner & 2, corner & 4], high, low)
+    return corners
+
+
+def _projection(camera: Camera) -> NDArray[np.float64]:
+    """Return (4, 4) the camera's projection with y pointing down: rows are read top first."""
+    projection = np.array(camera.projection_matrix()).reshape(4, 4).T
+    projection[1] *= -1
+    return projection
+
+
+def in_sight(clip: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return (N,) which boxes may reach into a view: not all corners lie beyond one of its six planes.
 
     Args:
-        camera_from_world: OpenGL view matrix (4, 4), the camera looks along -z.
-        camera: gives the field of view and the nearest and farthest depth.
-        centres: (N, 3) in the world, metres.
-        radii: (N,) metres.
+        clip: (8, 4, N) the corners in the view's clip space.
     """
-    x, y, z = camera_from_world[:3, :3] @ centres.T + camera_from_world[:3, 3:]
-    half = np.radians(camera.field_of_view) / 2
-    aside = np.maximum(np.abs(x), np.abs(y)) * np.cos(half) + z * np.sin(half)
-    seen: NDArray[np.bool_] = (aside < radii) & (-z + radii > camera.near) & (-z - radii < camera.far)
-    return seen
+    xyz, w = clip[:, :3], clip[:, 3:]
+    beyond = (xyz > w).all(axis=0) | (xyz < -w).all(axis=0)  # (8, 3, N) -> (3, N)
+    return np.logical_not(beyond.any(axis=0))
 
 
-class _Target:
-    """A framebuffer of one camera's size, and how to read it."""
+class _ShadowMap:
+    """Depth as the light sees it.  The still parts are kept in a map of their own and copied."""
 
-    def __init__(self, context: Any, camera: Camera) -> None:
-        size = (camera.size, camera.size)
-        self.camera = camera
-        self.projection = np.array(camera.projection_matrix()).reshape(4, 4).T
-        self.depth = context.depth_texture(size)
-        self.colour = context.renderbuffer(size, 4)
-        self.frame = context.framebuffer([self.colour], self.depth)
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        size = (shaders.SHADOW_SIZE,) * 2
+        self.depths = [context.depth_texture(size) for _ in range(2)]
+        # Only framebuffers that have a colour are copied.
+        self._colours = [context.renderbuffer(size, 1) for _ in range(2)]
+        self.frame, self._still = (
+            context.framebuffer([colour], depth) for colour, depth in zip(self._colours, self.depths, strict=True)
+        )
+        for depth in self.depths:
+            depth.compare_func = "<="
+            depth.repeat_x = depth.repeat_y = False
+            depth.filter = (context.LINEAR, context.LINEAR)
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """Return uint8 (H, W, 3), first row on top."""
-        size = self.camera.size
-        raw = np.frombuffer(self.frame.read(components=3, alignment=1), np.uint8).reshape(size, size, 3)
-        return raw[::-1].copy()
+    def draw_still(self, draw: Callable[[], None]) -> None:
+        """Keep what ``draw`` draws for all maps to come."""
+        self._still.use()
+        self._still.clear(depth=1.0)
+        draw()
 
-    def metres(self) -> NDArray[np.float32]:
-        """Return float32 (H, W) depth along the camera's z, first row on top."""
-        size = self.camera.size
-        raw = np.frombuffer(self.depth.read(alignment=1), np.float32).reshape(size, size)
-        return self.camera.metres(raw[::-1].astype(np.float64)).astype(np.float32)
+    def draw(self, draw: Callable[[], None] | None = None) -> None:
+        """Make the map: the still parts, and what ``draw`` adds; bind it."""
+        self._context.copy_framebuffer(self.frame, self._still)
+        if draw is not None:
+            self.frame.use()
+            draw()
+        self.depths[0].use(_SHADOW_UNIT)
 
     def release(self) -> None:
         """Give the GPU's memory back."""
-        for item in (self.frame, self.colour, self.depth):
+        for item in (self.frame, self._still, *self.depths, *self._colours):
             item.release()
 
 
@@ -121,8 +143,9 @@ def _programs(context: Any) -> dict[str, Any]:
     programs = {}
     for name, sources in shaders.program_sources().items():
         program = context.program(**sources)
-        program["Objects"].binding = _OBJECTS_BINDING
-        program["shadow_from_world"].write(shaders.shadow_from_world().T.astype("f4").tobytes())
+        if "Objects" in program:
+            program["Objects"].binding = _OBJECTS_BINDING
+            program["shadow_from_world"].write(shaders.shadow_from_world().T.astype("f4").tobytes())
         if "shadow_map" in program:
             program["shadow_map"].value = _SHADOW_UNIT
         if "image" in program:
@@ -154,24 +177,31 @@ class GlRenderer:
     ) -> None:
         self.client = client
         parts = collect_parts(client, {} if scene is None or assets is not None else scene.materials, urdfs)
-        # What is near comes first and the floor last, so that hidden pixels are not computed.
-        parts.sort(key=lambda part: (part.image is not None, str(part.image) == "checker", -part.body, str(part.image)))
+        # What moves comes first; then what is near comes first and the floor last, so that hidden pixels are not
+        # computed.
+        parts.sort(
+            key=lambda part: (part.still, part.image is not None, part.image == "checker", -part.body, str(part.image))
+        )
         self.parts = parts
+        self._moving = sum(not part.still for part in parts)
         places = list(dict.fromkeys((part.body, part.link, part.rgba) for part in parts))
         if len(places) > shaders.MAX_OBJECTS:
             raise UserError(f"renderer gl: expected at most {shaders.MAX_OBJECTS} links, got {len(places)}")
         self._rows = np.array([places.index((part.body, part.link, part.rgba)) for part in parts])
+        self._still_places = np.zeros((len(places), 1, 1), np.bool_)
+        self._still_places[self._rows[self._moving :]] = True
         self._poses = PoseReader(client, [place[:2] for place in places])
         self._camera_link = self._links_named(b"gripper_cam")[:1]
         lights = self._links_named(b"led_link", b"light_link")
         self._light_rows = {place[:2]: row for row, place in enumerate(places) if place[:2] in lights}
-        self._uniforms = np.zeros(shaders.MAX_OBJECTS * 20, np.float32)
-        self._tints = self._uniforms[shaders.MAX_OBJECTS * 16 :].reshape(-1, 4)  # (4N,) -> (N, 4), a view
-        self._tints[: len(places)] = [place[2] for place in places]
-        self._world = np.zeros((len(places), 4, 4))
-        self._bound_parts()
+        self._objects = np.zeros(len(places), OBJECT)
+        self._objects["tint"] = [place[2] for place in places]
+        self._boxes = np.stack([_box(part.levels[0]) for part in parts])  # (N, 4, 8)
+        self._gripper_projection = _projection(CAMERAS["gripper"])
+        self._static_clip = _projection(CAMERAS["static"]) @ np.array(static_view_matrix()).reshape(4, 4).T
+        self._still_state = b""
         self._held: list[Any] = []
-        self._targets: dict[str, _Target] = {}
+        self._backdrop: Backdrop | None = None
         self._context = gl.context()
         with gl.LOCK, self._context:
             self._upload()
@@ -191,13 +221,6 @@ class GlRenderer:
                     found.append((body, link))
         return found
 
-    def _bound_parts(self) -> None:
-        """Put a sphere around each part, in its link's frame."""
-        low = np.array([part.levels[0].position.min(axis=0) for part in self.parts], np.float64)
-        high = np.array([part.levels[0].position.max(axis=0) for part in self.parts], np.float64)
-        self._centres = np.concatenate([(low + high) / 2, np.ones((len(low), 1))], axis=1)  # (N, 4)
-        self._radii = np.linalg.norm(high - low, axis=1) / 2
-
     def _upload(self) -> None:
         context = self._context
         self._programs = _programs(context)
@@ -209,20 +232,16 @@ class GlRenderer:
         self._ranges = [ranges[level * count : (level + 1) * count] for level in levels]
         buffer = context.buffer(vertices.tobytes())
         index = context.buffer(corners.tobytes())
-        self._objects = context.buffer(reserve=self._uniforms.nbytes)
+        self._uniforms = context.buffer(reserve=shaders.MAX_OBJECTS * OBJECT.itemsize)
         formats = {"plain": _PLAIN_FORMAT, "textured": _TEXTURED_FORMAT, "shadow": _SHADOW_FORMAT}
         self._arrays = {
             name: context.vertex_array(self._programs[name], [(buffer, *layout)], index)
             for name, layout in formats.items()
         }
-        self._shadow_map = context.depth_texture((shaders.SHADOW_SIZE,) * 2)
-        self._shadow_map.compare_func = "<="
-        self._shadow_map.repeat_x = self._shadow_map.repeat_y = False
-        self._shadow_map.filter = (context.LINEAR, context.LINEAR)
-        self._shadow_frame = context.framebuffer(depth_attachment=self._shadow_map)
+        self._shadow_map, self._frame = _ShadowMap(context), Frame(context)
         images = {image: self._texture(image) for image in {part.image for part in self.parts} if image is not None}
         self._textures = [images.get(part.image) if part.image is not None else None for part in self.parts]
-        self._held += [*self._arrays.values(), buffer, index, self._objects, self._shadow_frame, self._shadow_map]
+        self._held += [*self._arrays.values(), buffer, index, self._uniforms, self._shadow_map, self._frame]
 
     def _texture(self, image: str | Path) -> Any:
         pixels = _pixels(image)
@@ -232,94 +251,129 @@ class GlRenderer:
         self._held.append(texture)
         return texture
 
-    def draw(self, names: Iterable[str] = tuple(CAMERAS), depth: bool = False) -> dict[str, NDArray[Any]]:
+    def draw(self, names: Iterable[str] = tuple(CAMERAS), kinds: Iterable[str] = ("rgb",)) -> dict[str, NDArray[Any]]:
         """Draw the named cameras now.
 
         Args:
             names: ``static`` and/or ``gripper``.
-            depth: give depth in metres instead of colours.
+            kinds: ``rgb`` and/or ``depth``; both come from the same drawing.
 
         Returns:
-            camera name -> uint8 (H, W, 3), or float32 (H, W) metres along the camera's z.
+            ``rgb_NAME`` -> uint8 (H, W, 3), ``depth_NAME`` -> float32 (H, W) metres along the camera's z.
         """
         if self._context is None:
             raise UserError("renderer gl: expected an open renderer, got a closed one; make a new environment")
-        names = tuple(names)
-        views = {name: self._view_matrix(name) for name in names}
+        names, kinds = tuple(names), tuple(kinds)
+        clips = {name: self._clip_from_world(name) for name in names}
         self._read_scene()
-        pictures = {}
+        corners = self._objects["world"].transpose(0, 2, 1)[self._rows] @ self._boxes  # (N, 4, 8)
+        corners = np.ascontiguousarray(corners.transpose(2, 1, 0))  # (8, 4, N): reducing the first axis is fast
         with gl.LOCK, self._context:
             self._begin()
-            for name, view in views.items():
-                target = self._draw_view(name, view)
-                pictures[name] = target.metres() if depth else target.pixels()
+            self._draw_views(clips, corners)
+            pictures: dict[str, NDArray[Any]] = {}
+            if "rgb" in kinds:
+                pictures |= {f"rgb_{name}": view for name, view in self._frame.pixels(names).items()}
+            if "depth" in kinds:
+                pictures |= {f"depth_{name}": view for name, view in self._frame.metres(names).items()}
         return pictures
 
-    def _view_matrix(self, name: str) -> NDArray[np.float64]:
+    def _clip_from_world(self, name: str) -> NDArray[np.float64]:
         if name == "static":
-            columns = static_view_matrix()
-        elif name == "gripper" and self._camera_link:
+            return self._static_clip
+        if name == "gripper" and self._camera_link:
             body, link = self._camera_link[0]
-            columns = gripper_view_matrix(pybullet.getLinkState(body, link, physicsClientId=self.client)[:2])
-        else:
-            raise UserError(f"camera: expected one of {', '.join(CAMERAS)}, got {name!r}; choose one of them")
-        return np.array(columns).reshape(4, 4).T
+            pose = pybullet.getLinkState(body, link, physicsClientId=self.client)[:2]
+            return self._gripper_projection @ np.array(gripper_view_matrix(pose)).reshape(4, 4).T
+        raise UserError(f"camera: expected one of {', '.join(CAMERAS)}, got {name!r}; choose one of them")
 
     def paint(self, body: int, link: int, rgba: Sequence[float]) -> None:
         """Give a light another colour, where PyBullet does not know it: ``urdfs`` tells what that is."""
         row = self._light_rows.get((body, link))
         if row is None:
             raise UserError(f"paint: expected one of the lights {sorted(self._light_rows)}, got {(body, link)}")
-        self._tints[row] = rgba
+        self._objects["tint"][row] = rgba
 
     def _read_scene(self) -> None:
         """Ask PyBullet for poses and colours and lay them out as the uniform block has them."""
-        self._world = self._poses.read()
-        self._uniforms[: self._world.size] = self._world.transpose(0, 2, 1).ravel()
+        world = self._poses.read()
+        # A hundredth of a millimetre: furniture that only trembles is not drawn anew.
+        self._objects["world"] = np.where(self._still_places, world.round(5), world).transpose(0, 2, 1)
         for body in {body for body, _ in self._light_rows}:
             for shape in pybullet.getVisualShapeData(body, physicsClientId=self.client):
                 row = self._light_rows.get(shape[:2])
                 if row is not None:
-                    self._tints[row] = shape[7]
+                    self._objects["tint"][row] = shape[7]
 
     def _begin(self) -> None:
         """Set the state that pictures need and draw the shadow map."""
         context = self._context
-        self._objects.write(self._uniforms)
-        self._objects.bind_to_uniform_block(_OBJECTS_BINDING)
+        self._uniforms.write(self._objects)
+        self._uniforms.bind_to_uniform_block(_OBJECTS_BINDING)
         context.enable_only(context.DEPTH_TEST | context.CULL_FACE)
-        self._shadow_frame.use()
-        self._shadow_frame.clear(depth=1.0)
-        context.cull_face = "front"  # back sides cast the shadow, so that lit sides do not shade themselves
-        first, last = self._ranges[-1][0][0], sum(self._ranges[-1][-1])
-        self._arrays["shadow"].render(first=first, vertices=last - first)
-        context.cull_face = "back"
-        self._shadow_map.use(_SHADOW_UNIT)
+        # Views are flipped, the shadow map is not: the same setting culls their back sides and its front sides.  So
+        # back sides cast the shadow, and lit sides do not shade themselves.
+        context.front_face, context.cull_face = "cw", "back"
+        still = self._objects[self._still_places[:, 0, 0]].tobytes()
+        if still != self._still_state:
+            self._still_state = still
+            self._shadow_map.draw_still(lambda: self._draw_shadow(self._moving, len(self.parts)))
+            self._backdrop_is_stale = True
+        self._shadow_map.draw(lambda: self._draw_shadow(0, self._moving))
 
-    def _draw_view(self, name: str, view: NDArray[np.float64]) -> _Target:
-        if name not in self._targets:
-            self._targets[name] = _Target(self._context, CAMERAS[name])
-        target = self._targets[name]
-        target.frame.use()
-        target.frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
-        clip_from_world = (target.projection @ view).T.astype("f4").tobytes()
+    def _draw_shadow(self, first: int, last: int) -> None:
+        start, stop = self._ranges[-1][first][0], sum(self._ranges[-1][last - 1])
+        self._arrays["shadow"].render(first=start, vertices=stop - start)
+
+    def _draw_views(self, clips: Mapping[str, NDArray[np.float64]], corners: NDArray[np.float32]) -> None:
+        frame = self._frame.target
+        parts = np.arange(len(self.parts))
+        if backdrop.VIEW in clips:
+            still = self._still_background(clips[backdrop.VIEW], corners)
+            still.copy_to(self._frame)
+        frame.use()
+        if backdrop.VIEW not in clips:
+            frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
+        for name, clip_from_world in clips.items():
+            frame.viewport = RECTANGLES[name]
+            if name == backdrop.VIEW:
+                shadow = (_SHADOW_FROM_WORLD @ corners[..., : self._moving])[:, :3] / 2 + 0.5  # (8, 3, N)
+                still.shade(shadow.min(axis=0), shadow.max(axis=0))
+            self._draw_parts(name, clip_from_world, corners, parts[: self._moving] if name == backdrop.VIEW else parts)
+
+    def _still_background(self, clip_from_world: NDArray[np.float64], corners: NDArray[np.float32]) -> Backdrop:
+        if self._backdrop is None:
+            self._backdrop = Backdrop(self._context, self._programs["relight"], clip_from_world)
+            self._held.append(self._backdrop)
+        if self._backdrop_is_stale:
+            parts = np.arange(self._moving, len(self.parts))
+            self._backdrop.rebuild(
+                lambda: self._draw_parts(backdrop.VIEW, clip_from_world, corners, parts),
+                self._shadow_map.frame,
+                self._shadow_map.draw,
+            )
+            self._backdrop_is_stale = False
+            self._shadow_map.draw(lambda: self._draw_shadow(0, self._moving))
+        return self._backdrop
+
+    def _draw_parts(
+        self, name: str, clip_from_world: NDArray[np.float64], corners: NDArray[np.float32], parts: NDArray[np.intp]
+    ) -> None:
+        matrix = clip_from_world.T.astype("f4").tobytes()
         for program in ("plain", "textured"):
-            self._programs[program]["clip_from_world"].write(clip_from_world)
-        for texture, (first, count) in self._runs(name, view):
+            self._programs[program]["clip_from_world"].write(matrix)
+        for texture, (first, count) in self._runs(CAMERAS[name], clip_from_world @ corners, parts):
             if texture is not None:
                 texture.use(_IMAGE_UNIT)
             self._arrays["plain" if texture is None else "textured"].render(vertices=count, first=first)
-        return target
 
-    def _runs(self, name: str, view: NDArray[np.float64]) -> list[tuple[Any, Range]]:
+    def _runs(self, camera: Camera, clip: NDArray[np.float64], parts: NDArray[np.intp]) -> list[tuple[Any, Range]]:
         """Return what to draw: neighbours in the index buffer that share an image become one call."""
-        camera = CAMERAS[name]
-        centres = np.einsum("nij,nj->ni", self._world[self._rows], self._centres)[:, :3]
         # Metres that a pixel spans at the part's nearest point: the thinned surface is off by half a pixel at most.
-        away = np.maximum(-(centres @ view[2, :3] + view[2, 3]) - self._radii, camera.near)
+        away = np.maximum(clip[:, 3].min(axis=0), camera.near)
         far = away * np.tan(np.radians(camera.field_of_view) / 2) * 2 / camera.size > _FAR_PIXEL
         runs: list[tuple[Any, Range]] = []
-        for part in np.flatnonzero(in_sight(view, camera, centres, self._radii)):
+        for part in parts[in_sight(clip[..., parts])]:
             texture, (first, count) = self._textures[part], self._ranges[int(far[part])][part]
             if runs and runs[-1][0] is texture and sum(runs[-1][1]) == first:
                 runs[-1] = (texture, (runs[-1][1][0], runs[-1][1][1] + count))
@@ -332,7 +386,7 @@ class GlRenderer:
         if self._context is None:
             return
         with gl.LOCK, self._context:
-            for item in (*self._targets.values(), *self._held):
+            for item in self._held:
                 item.release()
         self._context = None
-        self._held, self._targets = [], {}
+        self._held, self._backdrop = [], None

@@ -5,6 +5,7 @@ Not here: any call of OpenGL.  The shading model and its numbers are those of Py
 of the original environment: half-Lambert light from far away, one half of it ambient, a highlight with exponent 41,
 and a shadow that darkens by three tenths, softened by bilinear comparison.  Light is computed at the corners of
 triangles, not at pixels: on a CPU that halves the time, and at these resolutions nothing of it can be seen.
+A pixel's fourth number says how much of its light is left in the shadow.
 """
 
 from __future__ import annotations
@@ -37,9 +38,12 @@ VERTEX = """
 const int MAX_OBJECTS = %(max_objects)s;
 const vec3 TO_LIGHT = normalize(vec3(%(light)s));
 const vec3 HIGHLIGHT_EYE = vec3(%(eye)s);
+struct Object {
+    mat4 world;
+    vec4 tint;
+};
 layout(std140) uniform Objects {
-    mat4 world_from_object[MAX_OBJECTS];
-    vec4 tint[MAX_OBJECTS];
+    Object objects[MAX_OBJECTS];
 };
 uniform mat4 clip_from_world;
 uniform mat4 shadow_from_world;
@@ -52,14 +56,16 @@ out vec3 shadow_point;
 %(declare_out)s
 void main() {
     int object = int(colour_and_object.w * 255.0 + 0.5);
-    vec4 world = world_from_object[object] * vec4(position, 1.0);
-    vec3 n = mat3(world_from_object[object]) * normal;
+    vec4 world = objects[object].world * vec4(position, 1.0);
+    vec3 n = mat3(objects[object].world) * normal;
     float facing = dot(n, TO_LIGHT);
     float diffuse = 0.5 + 0.5 * facing;
     float mirrored = max(dot(normalize(HIGHLIGHT_EYE - world.xyz), reflect(-TO_LIGHT, n)), 0.0);
     float squared = mirrored * mirrored, fourth = squared * squared, eighth = fourth * fourth;
     float highlight = eighth * eighth * eighth * eighth * eighth * mirrored;
-    light = vec2(0.5 + 0.35 * diffuse, facing < 0.0 ? 0.0 : 0.15 * diffuse + 0.5 * highlight);
+    float shaded = 0.5 + 0.35 * diffuse;
+    float lit = shaded + (facing < 0.0 ? 0.0 : 0.15 * diffuse + 0.5 * highlight);
+    light = vec2(lit, shaded / lit);
     shadow_point = (shadow_from_world * world).xyz * 0.5 + 0.5;
     %(hand_on)s
     gl_Position = clip_from_world * world;
@@ -74,14 +80,14 @@ in vec3 shadow_point;
 out vec4 pixel;
 %(declare)s
 void main() {
-    pixel = vec4(%(base)s * (light.x + light.y * texture(shadow_map, shadow_point)), 1.0);
+    pixel = vec4(%(base)s * (light.x * mix(light.y, 1.0, texture(shadow_map, shadow_point))), light.y);
 }
 """
 
 _PLAIN = {
     "declare_in": "",
     "declare_out": "flat out vec3 surface;",
-    "hand_on": "surface = colour_and_object.rgb * tint[object].rgb;",
+    "hand_on": "surface = colour_and_object.rgb * objects[object].tint.rgb;",
     "declare": "flat in vec3 surface;",
     "base": "surface",
 }
@@ -96,16 +102,19 @@ _TEXTURED = {
 SHADOW_VERTEX = """
 #version 330
 const int MAX_OBJECTS = %(max_objects)s;
+struct Object {
+    mat4 world;
+    vec4 tint;
+};
 layout(std140) uniform Objects {
-    mat4 world_from_object[MAX_OBJECTS];
-    vec4 tint[MAX_OBJECTS];
+    Object objects[MAX_OBJECTS];
 };
 uniform mat4 shadow_from_world;
 in vec3 position;
 in vec4 colour_and_object;
 void main() {
     int object = int(colour_and_object.w * 255.0 + 0.5);
-    gl_Position = shadow_from_world * world_from_object[object] * vec4(position, 1.0);
+    gl_Position = shadow_from_world * objects[object].world * vec4(position, 1.0);
 }
 """
 
@@ -114,9 +123,32 @@ SHADOW_FRAGMENT = """
 void main() {}
 """
 
+RELIGHT_VERTEX = """
+#version 330
+in vec2 corner;
+void main() {
+    gl_Position = vec4(corner, 0.0, 1.0);
+}
+"""
+
+RELIGHT_FRAGMENT = """
+#version 330
+uniform sampler2D lit;
+uniform sampler2D depth;
+uniform sampler2DShadow shadow_map;
+uniform mat4 shadow_from_pixel;
+out vec4 pixel;
+void main() {
+    ivec2 at = ivec2(gl_FragCoord.xy);
+    vec4 point = shadow_from_pixel * vec4(gl_FragCoord.xy, texelFetch(depth, at, 0).r, 1.0);
+    vec4 surface = texelFetch(lit, at, 0);
+    pixel = vec4(surface.rgb * mix(surface.a, 1.0, texture(shadow_map, point.xyz / point.w)), 1.0);
+}
+"""
+
 
 def program_sources() -> dict[str, dict[str, str]]:
-    """Return the sources of the programs ``plain``, ``textured`` and ``shadow``, by stage."""
+    """Return the sources of the programs ``plain``, ``textured``, ``shadow`` and ``relight``, by stage."""
     values = {
         "max_objects": str(MAX_OBJECTS),
         "light": ", ".join(str(float(x)) for x in LIGHT_POSITION),
@@ -130,7 +162,8 @@ def program_sources() -> dict[str, dict[str, str]]:
         for name, kind in (("plain", _PLAIN), ("textured", _TEXTURED))
     }
     shadow = {"vertex_shader": SHADOW_VERTEX.strip() % values, "fragment_shader": SHADOW_FRAGMENT.strip()}
-    return {**sources, "shadow": shadow}
+    relight = {"vertex_shader": RELIGHT_VERTEX.strip(), "fragment_shader": RELIGHT_FRAGMENT.strip()}
+    return {**sources, "shadow": shadow, "relight": relight}
 
 
 def shadow_from_world() -> NDArray[np.float64]:

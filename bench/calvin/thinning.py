@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 from bench.calvin.meshes import Mesh, flat_normals, from_corners
 
-FINE, COARSE, SHADOW = 600, 400, 200
+FINE, COARSE, SHADOW = 400, 300, 150
 """Triangles that a mesh may keep: for a camera that is near, for one that is far, for the shadow it casts."""
 LEVELS = (FINE, COARSE, SHADOW)
 
 _NEIGHBOURS = 12
 _SMALLEST = 0.06
 """Pieces shorter than this share of a mesh are left out: screws and covers of a pixel or two."""
-_TOLERANCE = {FINE: 0.0004, COARSE: 0.001, SHADOW: 0.003}
+_TOLERANCE = {FINE: 0.0005, COARSE: 0.0016, SHADOW: 0.004}
 """Metres off which a surface may be with fewer triangles than the level has; a pixel of the static camera is 4 mm."""
-_PROBES = 600
-_BARYCENTRIC = np.array([(a, b, 4 - a - b) for a in range(5) for b in range(5 - a)], np.float32) / 4
+_REACH = 0.95
+"""Share of the surface for which the tolerance holds."""
+_PROBES = 400
+_SAME_WAY = 0.9
+"""Cosine between a corner's normal and the mean around its point up to which it takes the mean."""
 
 
 def _palette(mesh: Mesh) -> NDArray[np.uint8]:
@@ -49,42 +52,57 @@ def _components(faces: NDArray[np.int32], count: int) -> list[NDArray[np.int64]]
     return np.split(order, starts)
 
 
-def _deviation(points: NDArray[np.float32], simple: NDArray[np.float32], faces: NDArray[np.int32]) -> float:
-    """Return how far the original's points lie from a simplified surface, metres: the 98th percentile."""
-    from scipy.spatial import cKDTree
+def _samples(triangles: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return (count, 3) points spread evenly over triangles (M, 3, 3), the same ones every time."""
+    rng = np.random.default_rng(0)
+    edges = triangles[:, 1:] - triangles[:, :1]  # (M, 2, 3)
+    area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+    share = rng.random((count, 2))
+    share = np.where(share.sum(axis=1, keepdims=True) > 1, 1 - share, share)
+    chosen = rng.choice(len(triangles), count, p=area / area.sum())
+    points: NDArray[np.float64] = triangles[chosen, 0] + np.einsum("nk,nkc->nc", share, edges[chosen])
+    return points
 
-    corners = simple[faces]
-    samples = np.einsum("sk,mkc->msc", _BARYCENTRIC, corners).reshape(-1, 3)  # (m, s, 3) -> (m s, 3)
-    spacing, near = cKDTree(samples).query(points)
-    triangle = near // len(_BARYCENTRIC)
-    normal = flat_normals(corners.astype(np.float64))[triangle, 0]
-    height = np.abs(((points - corners[triangle, 0]) * normal).sum(axis=1))
-    # Over a triangle's inside the height counts; past its edge the distance to the nearest sample does.
-    size = np.linalg.norm(corners[triangle, 1] - corners[triangle, 0], axis=1)
-    return float(np.quantile(np.where(spacing < size, height, spacing), 0.98))
+
+def distances(points: NDArray[np.float64], triangles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (N,) how far points (N, 3) lie from the nearest of the triangles (M, 3, 3)."""
+    first, second, third = triangles.swapaxes(0, 1)
+    normal = flat_normals(triangles)[:, 0]
+    offset = points[:, None] - first  # (N, M, 3)
+    height = np.abs(np.einsum("nmc,mc->nm", offset, normal))
+    above, to_edge = np.ones(height.shape, np.bool_), np.full(height.shape, np.inf)
+    for start, end in ((first, second), (second, third), (third, first)):
+        edge = end - start
+        offset = points[:, None] - start
+        along = np.einsum("nmc,mc->nm", offset, edge) / np.maximum((edge * edge).sum(axis=1), 1e-20)
+        to_edge = np.minimum(to_edge, np.linalg.norm(offset - np.clip(along, 0, 1)[..., None] * edge, axis=2))
+        above &= np.einsum("nmc,mc->nm", offset, np.cross(normal, edge)) >= 0
+    shortest: NDArray[np.float64] = np.where(above, height, to_edge).min(axis=1)
+    return shortest
 
 
 def _simplify(
     points: NDArray[np.float32], faces: NDArray[np.int32], target: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return at most ``target`` triangles, and fewer where they keep the points within the level's tolerance."""
+    """Return at most ``target`` triangles, and fewer where they keep the surface within the level's tolerance."""
     import fast_simplification
 
     used, renamed = np.unique(faces, return_inverse=True)
     points, faces = points[used], renamed.reshape(faces.shape).astype(np.int32)
-    probes = points[:: max(1, len(points) // _PROBES)]
+    probes = _samples(points[faces].astype(np.float64), _PROBES)
     for aggressiveness in (4, 7, 10):
         if len(faces) > target:
             points, faces = fast_simplification.simplify(points, faces, target_count=target, agg=aggressiveness)
     simple, best = points, faces
-    for count in (target * 3 // 4, target // 2, target // 3, target // 5, target // 8, target // 12, target // 20):
-        if count >= len(faces):
-            continue
+    start = min(target, len(faces))
+    for count in (start * step // 20 for step in range(18, 1, -2)):
         fewer, fewer_faces = fast_simplification.simplify(points, faces, target_count=count, agg=4)
-        if len(fewer_faces) == 0 or _deviation(probes, fewer, fewer_faces) > _TOLERANCE[target]:
+        if len(fewer_faces) == 0:
             break
-        if len(fewer_faces) < len(best):
-            simple, best = fewer, fewer_faces
+        away = distances(probes, fewer[fewer_faces].astype(np.float64))
+        if np.quantile(away, _REACH) > _TOLERANCE[target]:
+            break
+        simple, best = fewer, fewer_faces
     return simple, best
 
 
@@ -103,13 +121,20 @@ def thin_out(mesh: Mesh, target: int = FINE) -> Mesh:
     large = [rows for rows, extent in zip(pieces, extents, strict=True) if extent > _SMALLEST * max(extents)]
     rows = np.concatenate(large)
     simple, triangles = _simplify(points, faces[rows], target)
-    return _dressed(mesh, rows, colours, simple[triangles].astype(np.float64))
+    return _dressed(mesh, rows, colours, simple.astype(np.float64), triangles)
 
 
-def _dressed(mesh: Mesh, rows: NDArray[np.int64], colours: NDArray[np.uint8], corners: NDArray[np.float64]) -> Mesh:
-    """Return new triangles (m, 3, 3) with the normals and colours of the old ones, ``rows`` of ``mesh``."""
+def _dressed(
+    mesh: Mesh,
+    rows: NDArray[np.int64],
+    colours: NDArray[np.uint8],
+    points: NDArray[np.float64],
+    triangles: NDArray[np.int32],
+) -> Mesh:
+    """Return new triangles (m, 3) over points (n, 3) with the normals and colours of old ones, ``rows`` of ``mesh``."""
     from scipy.spatial import cKDTree
 
+    corners = points[triangles]  # (m, 3, 3)
     old = mesh.position[mesh.triangles[rows]].astype(np.float64)  # (M, 3, 3)
     old_normals = mesh.normal[mesh.triangles[rows]].reshape(-1, 3)  # (M, 3, 3) -> (3M, 3)
     face_normals = flat_normals(corners)
@@ -121,5 +146,12 @@ def _dressed(mesh: Mesh, rows: NDArray[np.int64], colours: NDArray[np.uint8], co
     cost = distance / size + np.where(likeness < 0.7, 1.0 - likeness, 0.0)
     chosen = old_normals[near[np.arange(len(near)), np.argmin(cost, axis=1)]].reshape(-1, 3, 3)  # (3m, 3) -> (m, 3, 3)
     faithful = (chosen * face_normals).sum(-1, keepdims=True) > 0.5
+    chosen = np.where(faithful, chosen, face_normals)
+    # Where the triangles around a point look much the same way they share one normal, and so one vertex.
+    around = np.zeros_like(points)
+    np.add.at(around, triangles, chosen)
+    shared = around[triangles]
+    shared /= np.maximum(np.linalg.norm(shared, axis=-1, keepdims=True), 1e-9)
+    chosen = np.where((shared * chosen).sum(-1, keepdims=True) > _SAME_WAY, shared, chosen)
     _, nearest = cKDTree(old.mean(axis=1)).query(corners.mean(axis=1))
-    return from_corners(corners, np.where(faithful, chosen, face_normals), colours=colours[rows][nearest])
+    return from_corners(corners, chosen, colours=colours[rows][nearest])

@@ -7,6 +7,7 @@ import pybullet
 import pytest
 
 from bench.calvin import gl
+from bench.calvin.backdrop import strips
 from bench.calvin.camera import CAMERAS, camera_from_world, gripper_view_matrix, static_view_matrix
 from bench.calvin.env import CalvinEnv
 from bench.calvin.render import GlRenderer, in_sight
@@ -48,7 +49,7 @@ def test_shapes_and_types(env):
 
 
 def test_only_the_wanted_views_are_drawn(env):
-    assert set(env._drawer().draw(("gripper",))) == {"gripper"}
+    assert set(env._drawer().draw(("gripper",))) == {"rgb_gripper"}
     with pytest.raises(UserError, match="static, gripper"):
         env._drawer().draw(("wrist",))
 
@@ -172,8 +173,73 @@ def test_no_egl_is_said_in_one_line(monkeypatch):
         gl._context_of.cache_clear()
 
 
+def _corners(centre: tuple[float, float, float], half: float) -> np.ndarray:
+    """Return (8, 4) corners of a cube."""
+    signs = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(8, 3)
+    return np.concatenate([np.array(centre) + half * signs, np.ones((8, 1))], axis=1)
+
+
 def test_culling_keeps_what_touches_the_picture():
-    camera = CAMERAS["gripper"]
     view = np.array(gripper_view_matrix(((0, 0, 0), (0, 0, 0, 1)))).reshape(4, 4).T  # looks along +y, x to the right
-    centres = np.array([(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0)], float)
-    assert in_sight(view, camera, centres, np.full(5, 0.2)).tolist() == [True, False, False, True, False]
+    clip_from_world = np.array(CAMERAS["gripper"].projection_matrix()).reshape(4, 4).T @ view
+    centres = [(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0)]
+    boxes = np.stack([_corners(centre, 0.2) for centre in centres], axis=-1)  # (8, 4, N)
+    assert in_sight(clip_from_world @ boxes).tolist() == [True, False, False, True, False]
+
+
+def test_colour_and_depth_come_from_one_drawing(env):
+    both = env._drawer().draw(("static", "gripper"), ("rgb", "depth"))
+    apart = env.views() | env.depth_views()
+    assert set(both) == set(apart)
+    assert all(np.array_equal(both[name], apart[name]) for name in both)
+
+
+def test_a_view_is_the_same_whatever_is_drawn_beside_it(env):
+    both = env.views()
+    for name in ("static", "gripper"):
+        assert np.array_equal(env._drawer().draw((name,))[f"rgb_{name}"], both[f"rgb_{name}"])
+
+
+def _fresh_views(env: CalvinEnv) -> dict[str, np.ndarray]:
+    renderer = GlRenderer(env.world.client, env.scene)
+    views = renderer.draw()
+    renderer.close()
+    return views
+
+
+def test_a_picture_does_not_depend_on_those_before_it(env):
+    """What stands still is drawn once and kept: moving it, or its light, must not leave traces."""
+    first = env.views()
+    state = env.world.scene_observation()
+    for slider, drawer, led in ((0.2, 0.0, 0), (0.2, 0.15, 1), (0.0, 0.1, 0)):
+        changed = state.copy()
+        changed[[0, 1, 5]] = slider, drawer, led
+        env.reset(options={"scene_obs": changed})
+        views = env.views()
+        assert all(np.array_equal(view, _fresh_views(env)[name]) for name, view in views.items())
+        assert not np.array_equal(views["rgb_static"], first["rgb_static"])
+        for _ in range(3):
+            env.step(np.array([0.3, -0.5, 0.4, 0, 0, 0, 1.0]), render_views=False)
+        assert all(np.array_equal(view, _fresh_views(env)[name]) for name, view in env.views().items())
+
+
+def test_moving_things_cast_shadows_on_what_stands_still(env):
+    high, away = (0.2, -0.1, 0.60), (3.0, 3.0, 0.02)
+    for block in ("block_red", "block_blue", "block_pink"):
+        _place(env, block, away)
+    bare = env.views()["rgb_static"].astype(float)
+    _place(env, "block_red", high)
+    shaded = env.views()["rgb_static"].astype(float)
+    column, row = _pixel((0.204, -0.068, 0.44)).astype(int)  # light comes from (-5, -40, 200): almost straight down
+    around = np.s_[row - 1 : row + 2, column - 1 : column + 2]
+    assert 0.6 < shaded[around].sum() / bare[around].sum() < 0.9
+
+
+def test_runs_of_cells_become_strips():
+    cells = np.zeros((25, 25), np.bool_)
+    cells[3, 2:5] = cells[3, 24] = cells[24, 0] = True
+    triangles = strips(cells)
+    assert triangles.shape == (6, 3)
+    assert triangles[0].tolist() == [3 * 26 + 2, 4 * 26 + 2, 4 * 26 + 5]
+    assert triangles.max() == 26 * 25 + 1
+    assert len(strips(np.zeros((25, 25), np.bool_))) == 0
