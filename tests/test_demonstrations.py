@@ -16,7 +16,6 @@ from bench import atomic, demonstrations
 from bench.data.calvin import CalvinDataset
 from bench.data.check import check
 from bench.data.clips import ClipDataset
-from bench.data.packed import DEPTH_STEP
 from bench.data.part import PART_FILE
 from bench.demonstrations import CollectOptions, collect
 from bench.errors import UserError
@@ -142,8 +141,7 @@ def test_packed_holds_the_same_recordings(reference: Path, tmp_path: Path) -> No
             packed, loaded = one.load(one.keys), other.load(one.keys)
             for key, array in loaded.items():
                 assert packed[key].dtype == array.dtype
-                off = DEPTH_STEP * 0.51 if key.startswith("depth") else 0
-                np.testing.assert_allclose(packed[key], array, atol=off, rtol=0)
+                np.testing.assert_array_equal(packed[key], array)
     clip = ClipDataset(CalvinDataset(tmp_path), length=8)[0]
     assert set(clip.depth) == {"anchor", "wrist"}
     assert check(tmp_path).defects == check(reference).defects == ()

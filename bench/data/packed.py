@@ -4,8 +4,8 @@ A packed split is a folder with CALVIN's index files; ``plan.json`` says which f
 lies in shards ``KEY_NNNN.npy`` of plain, uncompressed rows.  :class:`~bench.data.calvin.CalvinDataset` opens it like
 any other split.  Not here: writing (:mod:`bench.data.pack`, :mod:`bench.data.pack_writer`).
 
-Depth is packed as uint16 in steps of :data:`DEPTH_STEP`: half the bytes, off by at most half a step.  CALVIN's own
-static depth comes in steps of two centimetres and more.
+Depth is packed as uint16 in steps of :data:`DEPTH_STEP`: half the bytes, off by at most half a step, 0.12 mm.  CALVIN's
+own static depth comes in steps of two centimetres and more.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from bench.errors import UserError
 
 PLAN_FILE = "plan.json"
 
-DEPTH_STEP = 0.0002
-"""Metres; uint16 reaches 13.1 m, beyond the far plane of CALVIN's cameras (10 m)."""
+DEPTH_STEP = 2.0**-12
+"""Metres; uint16 reaches 16 m, beyond the far plane of CALVIN's cameras (10 m).  A power of two: float32 is exact."""
 
 Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Key to the type and shape of one stored row."""
@@ -39,24 +39,36 @@ _OPEN_MAPS = 256
 """Each holds a file handle, of which a process usually has 1024."""
 
 
+def depth_steps(key: str, depth: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return depth as a pack keeps it.
+
+    Raises:
+        UserError: a depth that sixteen bits cannot hold.
+    """
+    steps = np.rint(depth / DEPTH_STEP)
+    if not (steps.min() >= 0 and steps.max() <= np.iinfo(np.uint16).max):
+        limit = np.iinfo(np.uint16).max * DEPTH_STEP
+        raise UserError(f"{key}: expected 0 to {limit:.1f} m, got {depth.min():.4g} to {depth.max():.4g}; leave it out")
+    return steps.astype(np.uint16)
+
+
+def depth_metres(steps: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return float32 metres of what :func:`depth_steps` gave."""
+    return steps * np.float32(DEPTH_STEP)
+
+
 def stored(key: str, array: NDArray[Any]) -> NDArray[Any]:
     """Return an array of frames (T, …) as a pack keeps it.
 
     Raises:
         UserError: a depth that sixteen bits cannot hold.
     """
-    if key not in _DEPTH:
-        return array
-    steps = np.rint(array / DEPTH_STEP)
-    if not (steps.min() >= 0 and steps.max() <= np.iinfo(np.uint16).max):
-        limit = np.iinfo(np.uint16).max * DEPTH_STEP
-        raise UserError(f"{key}: expected 0 to {limit:.1f} m, got {array.min():.4g} to {array.max():.4g}; leave it out")
-    return steps.astype(np.uint16)
+    return depth_steps(key, array) if key in _DEPTH else array
 
 
 def restored(key: str, array: NDArray[Any]) -> NDArray[Any]:
     """Return what :func:`stored` was given, depth as float32 metres."""
-    return (array * DEPTH_STEP).astype(np.float32) if key in _DEPTH else array
+    return depth_metres(array) if key in _DEPTH else array
 
 
 def shard_name(key: str, shard: int) -> str:

@@ -45,8 +45,8 @@ def write_frame(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     whole = BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
         for key, array in arrays.items():
-            # Pictures shrink to a third in 2 ms a frame.  Depth would take 4 ms to lose a third, numbers are too few.
-            method = zipfile.ZIP_DEFLATED if array.dtype == np.uint8 else zipfile.ZIP_STORED
+            # The fastest level: a twentieth more bytes, half of the time.  Numbers are too few to be worth it.
+            method = zipfile.ZIP_DEFLATED if array.ndim > 1 else zipfile.ZIP_STORED
             content = _header(array.dtype.str, array.shape) + array.tobytes()
             archive.writestr(zipfile.ZipInfo(f"{key}.npy"), content, method, compresslevel=1)
     path.write_bytes(whole.getbuffer())
