@@ -24,7 +24,7 @@ from bench.rollout.export import export_parquet
 from bench.rollout.film import Films
 from bench.rollout.inference import MAX_BATCH
 from bench.rollout.ledger import LEDGER_FILE, Ledger
-from bench.rollout.sources import BUILT_IN, PolicySource, request_seed
+from bench.rollout.sources import BUILT_IN, PolicySource, is_remote, request_seed
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 from bench.suite import parse_arm
@@ -88,12 +88,15 @@ def _arm_of(policy: str) -> tuple[str, WristMode]:
     """Return the arm that a policy belongs to and what it sees as the wrist view."""
     if policy in BUILT_IN:
         return policy, "real"
-    config = Path(policy) / "config.json"
-    if not config.is_file():
-        raise UserError(f"policy {policy!r}: expected expert, random or a checkpoint folder with config.json")
-    from policies.checkpoint import read_config
+    if not Path(policy).is_dir():
+        spec = PolicySource(policy).load().spec
+        name = spec.arm
+        if name is None:
+            return spec.name, "real"
+    else:
+        from policies.checkpoint import read_config
 
-    name = read_config(policy)["spec"]["arm"] or "real"
+        name = read_config(policy)["spec"]["arm"] or "real"
     test = parse_arm(name).test
     if test == "generated":
         raise UserError(f"policy {policy!r} of arm {name!r} needs a world model in the loop: run its suite instead")
@@ -135,7 +138,7 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
     """Roll a policy out, or go on with an earlier rollout into the same folder, and write ``record.json``.
 
     Args:
-        policy: ``expert``, ``random`` or a checkpoint folder.
+        policy: ``expert``, ``random``, a checkpoint folder, a server's address, or ``module:callable``.
         out: gets ``ledger.jsonl``, ``chains.jsonl``, ``chains.parquet``, ``subtasks.parquet``, ``results.json``
             (CALVIN's own shape), ``record.json`` and, where asked for, ``films/``.
         options: see :class:`RolloutOptions`.
@@ -181,7 +184,7 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
 
 def _where(policy: str, options: RolloutOptions) -> tuple[Literal["local", "actor"], str]:
     """Return how the policy is asked and on which device it runs; many workers on a GPU share it through actors."""
-    built_in = policy in BUILT_IN
+    built_in = policy in BUILT_IN or is_remote(policy)
     if options.inference is not None:
         inference = options.inference
     else:

@@ -29,6 +29,11 @@ class PolicyLostError(Exception):
 BUILT_IN = ("expert", "random")
 
 
+def is_remote(name: str) -> bool:
+    """Return whether ``name`` is the address of a policy that lives elsewhere, see :mod:`policies.addresses`."""
+    return "://" in name
+
+
 def request_seed(*parts: int) -> int:
     """Return a 63-bit seed made from whole numbers; the same on every machine and in every process."""
     digest = hashlib.blake2b(",".join(str(int(part)) for part in parts).encode(), digest_size=8).digest()
@@ -97,7 +102,8 @@ class PolicySource:
     """How a worker comes by its policy.
 
     Attributes:
-        name: ``"expert"``, ``"random"``, a checkpoint folder, or ``"module:callable"`` for one of your own.
+        name: ``"expert"``, ``"random"``, a checkpoint folder, a server's address (``openpi://HOST:PORT``), or
+            ``"module:callable"`` for one of your own.
         options: keyword arguments for the callable.
         device: where a network runs, ``"cpu"`` or ``"cuda:0"``.
     """
@@ -119,11 +125,10 @@ class PolicySource:
             from policies.simple import RandomPolicy
 
             return RandomPolicy(**self.options)
-        if Path(self.name).is_dir():
-            from policies.checkpoint import load
+        if is_remote(self.name) or Path(self.name).is_dir():
+            from policies.registry import load_policy
 
-            policy: Policy = load(Path(self.name), device=self.device)
-            return policy
+            return load_policy(self.name, device=self.device)
         built: Policy | Script = called(self.name, self.options, "policy", BUILT_IN)
         if not isinstance(built, (Policy, Script)):
             raise UserError(f"policy {self.name!r} is a {type(built).__name__} without spec and act(batch, seeds)")
@@ -201,7 +206,9 @@ def called(target: str, options: Mapping[str, Any], what: str, built_in: tuple[s
     module, colon, attribute = target.partition(":")
     if not colon:
         known = "".join(f"{word!r}, " for word in built_in)
-        raise UserError(f"{what} {target!r}: no such folder; give {known}a checkpoint folder or 'module:callable'")
+        raise UserError(
+            f"{what} {target!r}: no such folder; give {known}a checkpoint folder, an address or 'module:callable'"
+        )
     try:
         found = attrgetter(attribute)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:

@@ -53,7 +53,9 @@ def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     rollout = verbs.add("rollout", _rollout, "roll out a policy on CALVIN's chains",
                         "rollout --policy expert --chains 20 --workers 2 --out results/expert")  # fmt: skip
-    rollout.add_argument("--policy", required=True, metavar="NAME|DIR", help="expert, random, or a checkpoint folder")
+    rollout.add_argument("--policy", required=True, metavar="NAME|DIR",
+                         help="expert, random, a checkpoint folder, openpi://HOST:PORT, vla-eval://HOST:PORT, or "
+                         "module:callable")  # fmt: skip
     rollout.add_argument("--scene", choices=tuple("ABCD"), default="D")
     rollout.add_argument("--chains", type=whole, default=1000, metavar="N", help="the first N of the 1000")
     rollout.add_argument("--steps-per-subtask", type=whole, default=360, metavar="N")
