@@ -97,6 +97,7 @@ class Robot:
 
     Attributes:
         body: PyBullet's body id.
+        stand: body id of the cylinder under it.
         gripper_action: 1 open, -1 closed; the last one commanded.
         target_position: running target of the TCP, metres (3,).
         target_rotation: running target, xyz Euler angles (3,), never wrapped.
@@ -106,17 +107,17 @@ class Robot:
         self.client = client
         self.urdf = urdf
         self.body = -1
+        self.stand = -1
         self.gripper_action: float = 1
         self.target_position = np.zeros(3)
         self.target_rotation = np.zeros(3)
 
-    def load(self, *, cylinder: bool = True) -> None:
+    def load(self) -> None:
         """Load the robot, the cylinder it stands on (only seen, never touched) and the gear between its fingers."""
         self.body = pybullet.loadURDF(
             str(self.urdf), basePosition=ROBOT_BASE, useFixedBase=True, physicsClientId=self.client
         )
-        if cylinder:
-            self._add_cylinder()
+        self.stand = self._add_cylinder()
         gear = pybullet.createConstraint(
             self.body,
             FINGER_JOINTS[0],
@@ -131,7 +132,7 @@ class Robot:
         pybullet.changeConstraint(gear, gearRatio=-1, erp=0.1, maxForce=50, physicsClientId=self.client)
         self.reset(None)
 
-    def _add_cylinder(self) -> None:
+    def _add_cylinder(self) -> int:
         x, y, z = ROBOT_BASE
         shape = pybullet.createVisualShape(
             pybullet.GEOM_CYLINDER,
@@ -141,7 +142,8 @@ class Robot:
             visualFramePosition=[x - 0.05, y - 0.0, z / 2],
             physicsClientId=self.client,
         )
-        pybullet.createMultiBody(baseVisualShapeIndex=shape, physicsClientId=self.client)
+        body: int = pybullet.createMultiBody(baseVisualShapeIndex=shape, physicsClientId=self.client)
+        return body
 
     def reset(self, robot_obs: np.ndarray | None) -> None:
         """Put the arm and fingers where ``robot_obs`` (15,) has them, or at rest; the target becomes the TCP's pose.

@@ -4,14 +4,9 @@ No pictures and no gymnasium here.  Load order, body ids and solver settings are
 ``envs/play_table_env.py``), because trajectories are to agree with it bit for bit: robot 0, base cylinder 1, blocks
 2-4, table 5, plane 6.
 
-A reset must not depend on what the world did before, yet Bullet keeps contacts and a search tree from the past.  Two
-ways out, chosen by ``WorldFiles.original``:
-
-* CALVIN's own files: everything is loaded anew (about 90 ms).  Nothing cheaper is known that keeps the order in which
-  Bullet finds contacts, and with it the last bit of the original.  ``deterministicOverlappingPairs`` stays off: the
-  original switches it on and then resets the simulation, which switches it off again.
-* The built-in files: ``deterministicOverlappingPairs`` makes that order a matter of body numbers, so that it is enough
-  to take every body out of the search tree and put it back (about 2 ms), see ``bench.calvin.rewind``.
+A reset must not depend on what the world did before, yet Bullet keeps contacts and a search tree from the past:
+``bench.calvin.rewind`` takes it back to what loading made of it.  ``deterministicOverlappingPairs`` stays off: the
+original switches it on and then resets the simulation, which switches it off again.
 """
 
 from __future__ import annotations
@@ -23,7 +18,7 @@ import numpy as np
 
 from bench.calvin.assets import WorldFiles
 from bench.calvin.bullet import pybullet, silence
-from bench.calvin.rewind import Pose, rewind
+from bench.calvin.rewind import Rewinder
 from bench.calvin.robot import Robot, checked_numbers
 from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SWITCH_RANGE, SceneSpec
 from bench.calvin.state import PLANE, ROBOT, TABLE, BlockState, Contact, WorldState
@@ -98,13 +93,14 @@ class World:
         self.plane = -1
         self._names: dict[int, str] = {}
         self._link_names: dict[int, str] = {}
-        self._homes: dict[int, Pose] = {}
         pybullet.resetSimulation(physicsClientId=self.client)
         pybullet.setTimeStep(1.0 / 240.0, physicsClientId=self.client)
-        self.load()
+        self._load()
+        bodies = (self.robot.body, self.robot.stand, *self.blocks.values(), self.table.body, self.plane)
+        first, second, _ = self.blocks.values()
+        self._rewind = Rewinder(self.client, bodies, 2, lambda: self.robot.reset(None), (first, second))
 
-    def load(self) -> None:
-        """Load everything anew; the world is then what it is in a fresh process."""
+    def _load(self) -> None:
         pybullet.resetSimulation(physicsClientId=self.client)
         pybullet.setGravity(0, 0, -9.8, physicsClientId=self.client)
         rng = np.random.default_rng(_LOAD_SEED)
@@ -120,12 +116,6 @@ class World:
             )
         self.table.load()
         self.plane = pybullet.loadURDF(str(self.files.plane), physicsClientId=self.client)
-        if not self.files.original:
-            pybullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=self.client)
-            self._homes = {
-                body: pybullet.getBasePositionAndOrientation(body, physicsClientId=self.client)
-                for body in (self.robot.body, *self.blocks.values(), self.table.body, self.plane)
-            }
         self._names = {self.robot.body: ROBOT, self.table.body: TABLE, self.plane: PLANE}
         self._names |= {body: name for name, body in self.blocks.items()}
         self._link_names = {index: name for name, index in self.table.links.items()}
@@ -135,10 +125,7 @@ class World:
 
         The outcome depends on the arguments alone, never on what this world did before.
         """
-        if self.files.original:
-            self.load()
-        else:
-            rewind(self.client, self._homes)
+        self._rewind()
         self.table.reset(scene_obs[:6])
         for index, body in enumerate(self.blocks.values()):
             pose = scene_obs[6 + 6 * index : 12 + 6 * index]
@@ -146,7 +133,7 @@ class World:
                 body, pose[:3], pybullet.getQuaternionFromEuler(pose[3:]), physicsClientId=self.client
             )
         self.robot.reset(robot_obs)
-        pybullet.stepSimulation(physicsClientId=self.client)
+        self.step_physics()
 
     def random_scene_obs(self, rng: np.random.Generator) -> np.ndarray:
         """Return ``scene_obs`` (24,) of a closed, dark table with the blocks apart at random places."""
@@ -164,9 +151,14 @@ class World:
 
     def advance(self) -> None:
         """Let one control step (1/30 s) pass, then let button and switch act."""
-        for _ in range(SUBSTEPS):
-            pybullet.stepSimulation(physicsClientId=self.client)
+        self.step_physics(SUBSTEPS)
         self.table.step()
+
+    def step_physics(self, steps: int = 1) -> None:
+        """Let physics steps of 1/240 s pass and nothing else.  All steps must pass here, where they are counted."""
+        for _ in range(steps):
+            pybullet.stepSimulation(physicsClientId=self.client)
+        self._rewind.count(steps)
 
     def scene_observation(self) -> np.ndarray:
         """Return ``scene_obs`` (24,): slider, drawer, button, switch, bulb, LED, then three block poses."""

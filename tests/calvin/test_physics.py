@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pybullet
 import pytest
 
+from bench.calvin.assets import calvin_files
 from bench.calvin.builtin import builtin_files
 from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SCENES, SWITCH_RANGE, scene_named
 from bench.calvin.world import World
@@ -16,9 +18,19 @@ from bench.calvin.world import World
 LINKS = ["button_link", "switch_link", "slide_link", "drawer_link", "led_link", "light_link", "plank_link"]
 
 
-def make_world(scene: str = "D", led_button: str = "main") -> World:
+def make_world(scene: str = "D", led_button: str = "main", assets: Path | None = None) -> World:
     spec = scene_named(scene)
-    return World(spec, builtin_files(spec), led_button)
+    return World(spec, builtin_files(spec) if assets is None else calvin_files(assets, spec), led_button)
+
+
+class NeverRewound:
+    """Leaves a world as loading made it."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __call__(self) -> None: ...
+
+    def count(self, searches: int) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +66,58 @@ def rummage(rng: np.random.Generator, steps: int) -> np.ndarray:
     return actions
 
 
-def test_a_reset_forgets_everything(world: World) -> None:
+def search_tree(world: World) -> list[tuple[int, int]]:
+    """Give every body and link in the order of Bullet's search tree."""
+    corner = (1e3, 1e3, 1e3)
+    return list(pybullet.getOverlappingObjects([-x for x in corner], corner, physicsClientId=world.client))
+
+
+def watch(world: World, scene_obs: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, list[list[tuple[int, int]]]]:
+    """Give what ``record`` gives, and the search tree after each step."""
+    world.reset(None, scene_obs)
+    rows, trees = [], []
+    for action in (None, *actions):
+        if action is not None:
+            world.robot.apply_relative(action)
+            world.advance()
+        rows.append(np.concatenate([world.robot.observation(), world.scene_observation()]))
+        trees.append(search_tree(world))
+    return np.array(rows), trees
+
+
+def check_history(world: World, fresh: World) -> None:
+    """Compare a world that has seen things with one that was loaded and never rewound, bit for bit."""
     rng = np.random.default_rng(3)
     actions, scene_obs = rummage(rng, 60), start(world)
-    for _ in range(3):
-        record(world, start(world, slider=0.1, led=1), rummage(rng, 40))
-    fresh = make_world()
-    assert np.array_equal(record(world, scene_obs, actions), record(fresh, scene_obs, actions))
+    for steps in (40, 7, 25):
+        record(world, start(world, slider=0.1, led=1), rummage(rng, steps))
+    expected, expected_trees = watch(fresh, scene_obs, actions)
+    got, trees = watch(world, scene_obs, actions)
+    assert np.array_equal(got, expected)
+    assert trees == expected_trees
+
+
+@pytest.mark.parametrize("scene", ["A", "D"])
+def test_a_reset_forgets_everything(monkeypatch: pytest.MonkeyPatch, scene: str) -> None:
+    world = make_world(scene)
+    monkeypatch.setattr("bench.calvin.world.Rewinder", NeverRewound)
+    fresh = make_world(scene)
+    check_history(world, fresh)
     fresh.close()
+    world.close()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_a_reset_forgets_everything_with_calvin_assets(
+    monkeypatch: pytest.MonkeyPatch, shared: Path, scene: str
+) -> None:
+    world = make_world(scene, assets=shared / "calvin/env_data")
+    monkeypatch.setattr("bench.calvin.world.Rewinder", NeverRewound)
+    fresh = make_world(scene, assets=shared / "calvin/env_data")
+    check_history(world, fresh)
+    fresh.close()
+    world.close()
 
 
 @pytest.mark.parametrize("scene", list(SCENES))
@@ -113,7 +169,7 @@ def test_parts_move_over_their_whole_range_and_stay(world: World, part: str, ind
         pybullet.applyExternalForce(
             world.table.body, link, force, position, pybullet.WORLD_FRAME, physicsClientId=world.client
         )
-        pybullet.stepSimulation(physicsClientId=world.client)
+        world.step_physics()
     assert world.table.joints()[index] == pytest.approx(upper, abs=3e-3)
     for _ in range(10):
         world.advance()
