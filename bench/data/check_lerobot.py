@@ -80,7 +80,7 @@ def _files(dataset: LeRobotDataset) -> Iterator[Defect]:
         expected[path] = max(expected.get(path, 0), stop)
     for path, rows in expected.items():
         try:
-            found = parquet.open_parquet(path).metadata.num_rows
+            found = parquet.count_rows(path)
         except UserError as error:
             yield Defect(str(path), None, str(error))
             continue

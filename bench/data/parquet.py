@@ -1,6 +1,7 @@
 """Columns of parquet files that may be damaged or hostile: sizes are bounded before anything is unpacked.
 
-A parquet file of a few kilobytes can announce billions of rows, so rows and values are counted in its footer first.
+A parquet file of a few kilobytes can announce billions of values, so they are counted first
+(:mod:`bench.data.parquet_footer`).
 No object in a file is ever built: columns become NumPy arrays of numbers or words.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.data.arrays import first_line, printable
+from bench.data.parquet_footer import Footer, check_pages, read_footer
 from bench.errors import UserError
 
 MAX_ROWS = 500_000_000
@@ -27,24 +29,24 @@ MAX_BYTES = 4 << 30
 _BATCH = 256
 
 
-def open_parquet(path: Path) -> Any:
-    """Return the opened file (``pyarrow.parquet.ParquetFile``), its footer read.
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a file.
 
     Raises:
         UserError: missing, damaged, or too many rows.
     """
-    import pyarrow as pa
+    rows = sum(read_footer(path).rows)
+    if rows > MAX_ROWS:
+        raise UserError(f"{path}: expected at most {MAX_ROWS} rows, got {rows}; refused to read it")
+    return rows
+
+
+def _open(path: Path) -> Any:
+    """Return the opened file (``pyarrow.parquet.ParquetFile``); its sizes must have been checked."""
     import pyarrow.parquet as pq
 
-    try:
-        opened = pq.ParquetFile(path)
-        rows = opened.metadata.num_rows
-    except FileNotFoundError:
-        raise UserError(f"{path}: expected a table, got no such file; fetch the data set again") from None
-    except (pa.ArrowException, OSError, ValueError, MemoryError, RuntimeError) as error:
-        raise UserError(f"cannot read {path}: no whole parquet file ({first_line(error)}); fetch it again") from None
-    if not 0 <= rows <= MAX_ROWS:
-        raise UserError(f"{path}: expected at most {MAX_ROWS} rows, got {rows}; refused to read it")
+    opened = _guarded(lambda: pq.ParquetFile(path), path)
+    _guarded(lambda: opened.schema_arrow.names, path)
     return opened
 
 
@@ -54,9 +56,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
     Raises:
         UserError: missing, damaged, or too large.
     """
-    opened = open_parquet(path)
+    count_rows(path)
+    footer = read_footer(path)
+    _bound(path, footer, columns, range(len(footer.rows)))
+    opened = _open(path)
     present = [name for name in columns if name in opened.schema_arrow.names]
-    _bound(opened, present, path)
     table = _guarded(lambda: opened.read(columns=present), path)
     return {name: _guarded(table.column(name).to_pylist, path) for name in present}
 
@@ -96,24 +100,19 @@ def _cells(path: Path, column: str, start: int, stop: int) -> Any:
     """Return rows ``start:stop`` of a column as one Arrow array, unpacking only the row groups they lie in."""
     import pyarrow as pa
 
-    opened = open_parquet(path)
+    rows = count_rows(path)
+    if not 0 <= start < stop <= rows:
+        raise UserError(
+            f"{path}: expected rows {start} to {stop - 1}, got {rows} rows; cut short or wrongly listed in meta/: "
+            "fetch the data set again"
+        )
+    footer = read_footer(path)
+    groups, first = _groups(footer.rows, start, stop)
+    _bound(path, footer, [column], groups)
+    opened = _open(path)
     if column not in opened.schema_arrow.names:
         present = printable(", ".join(opened.schema_arrow.names), 200)
         raise UserError(f"{path}: expected a column {printable(column)!r}, got {present}; fetch the file again")
-    if not 0 <= start < stop <= opened.metadata.num_rows:
-        raise UserError(
-            f"{path}: expected rows {start} to {stop - 1}, got {opened.metadata.num_rows} rows; cut short or wrongly "
-            "listed in meta/: fetch the data set again"
-        )
-    _bound(opened, [column], path)
-    groups: list[int] = []
-    first = before = 0
-    for group in range(opened.metadata.num_row_groups):
-        rows = opened.metadata.row_group(group).num_rows
-        if before < stop and before + rows > start:
-            first = before if not groups else first
-            groups.append(group)
-        before += rows
     parts, row = [], first
     for batch in _guarded(lambda: _batches(opened, groups, column), path):
         low, high = max(start - row, 0), min(stop - row, batch.num_rows)
@@ -125,6 +124,18 @@ def _cells(path: Path, column: str, start: int, stop: int) -> Any:
         raise UserError(f"{path}: expected {stop - start} rows, got {len(cells)}: damaged; fetch it again")
     _guarded(cells.validate, path)
     return cells
+
+
+def _groups(rows: Sequence[int], start: int, stop: int) -> tuple[list[int], int]:
+    """Return the row groups that rows ``start:stop`` lie in, and the first row of the first of them."""
+    chosen: list[int] = []
+    first = before = 0
+    for group, count in enumerate(rows):
+        if before < stop and before + count > start:
+            first = before if not chosen else first
+            chosen.append(group)
+        before += count
+    return chosen, first
 
 
 def _batches(opened: Any, groups: list[int], column: str) -> list[Any]:
@@ -146,28 +157,23 @@ def _is_bulky(opened: Any, column: str) -> bool:
     return bool(pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_string(kind))
 
 
-def _bound(opened: Any, columns: Sequence[str], path: Path) -> None:
-    """Refuse columns that would not fit in memory: values are counted in the footer, which unpacks nothing."""
-    footer = opened.metadata
-    for group in range(footer.num_row_groups):
-        block = footer.row_group(group)
-        for position in range(block.num_columns):
-            chunk = block.column(position)
-            if chunk.path_in_schema.split(".")[0] not in {name.split(".")[0] for name in columns}:
-                continue
-            size = max(chunk.num_values * 8, chunk.total_uncompressed_size)
-            if not 0 <= size <= MAX_BYTES:
-                raise UserError(
-                    f"{path}: expected columns of at most {MAX_BYTES} bytes, got {size}; refused to read it"
-                )
+def _bound(path: Path, footer: Footer, columns: Sequence[str], groups: Iterable[int]) -> None:
+    """Refuse columns that would not fit in memory, before anything is unpacked."""
+    for group in groups:
+        for column in columns:
+            for chunk in footer.chunks[group].get(column, ()):
+                size = max(chunk.values * 8, chunk.unpacked)
+                if size > MAX_BYTES:
+                    raise UserError(f"{path}: expected columns of at most {MAX_BYTES} bytes, got {size}; refused")
+                check_pages(path, chunk)
 
 
-def _guarded(work: Any, path: Path) -> Any:
-    import pyarrow as pa
-
+def _guarded(work: Callable[[], Any], path: Path) -> Any:
     try:
         return work()
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError, OverflowError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Arrow has its own errors beside Python's, and damage can end in any of them.
         raise UserError(f"cannot read {path}: damaged parquet ({first_line(error)}); fetch it again") from None
 
 

@@ -30,7 +30,6 @@ _OPEN_FILES = 48
 _AHEAD = 2
 """Frames that are decoded and dropped rather than sought past, where a key frame lies between."""
 
-_BROKEN = (OSError, ValueError, EOFError, IndexError, MemoryError, RuntimeError, ArithmeticError, TypeError)
 _BACKWARDS = 3
 
 
@@ -80,7 +79,7 @@ class VideoFile:
             raise
         except FileNotFoundError:
             raise UserError(f"{path}: expected a video, got no such file; fetch the data set again") from None
-        except _BROKEN as error:
+        except Exception as error:  # FFmpeg has an error for everything, and some are of no common kind.
             raise UserError(f"cannot read {path}: no whole mp4 ({first_line(error)}); fetch it again") from None
 
     def __len__(self) -> int:
@@ -144,7 +143,7 @@ class VideoFile:
             except UserError:
                 self._close()
                 raise
-            except _BROKEN as error:
+            except Exception as error:
                 self._close()
                 raise UserError(f"cannot read {self.path}: damaged ({first_line(error)}); fetch it again") from None
         return out
@@ -217,9 +216,9 @@ def _open(path: Path) -> Any:
     import av
 
     container = av.open(str(path), format="mp4", options={"protocol_whitelist": "file"})
-    if not container.streams.video:
+    if not container.streams.video or container.streams.video[0].codec_context is None:
         container.close()
-        raise UserError(f"{path}: expected a video, got a file without pictures; fetch it again")
+        raise UserError(f"{path}: expected a video that can be decoded, got a file without one; fetch it again")
     container.streams.video[0].codec_context.thread_count = 1
     return container
 
