@@ -104,6 +104,19 @@ def _perf_rollout(args: argparse.Namespace) -> Mapping[str, Any]:
     return measure(options, WorldOptions(args.scene, assets, args.renderer), progress=not args.quiet)
 
 
+def _perf_serve(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.perf_serve import measure
+
+    return measure(
+        args.policy,
+        protocol=args.protocol,
+        clients=args.clients,
+        requests=args.requests,
+        device=args.device,
+        pad=args.pad,
+    )
+
+
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     parity = verbs.add("parity", _parity, "compare this CALVIN world with recordings of the original",
@@ -168,3 +181,11 @@ def add(verbs: Verbs) -> None:
     rollout.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster; default: this machine")
     add_inference(rollout)
     add_world(rollout)
+    serve = perf.add("serve", _perf_serve, "how long clients of a served policy wait, and beside a hostile one",
+                     "perf serve --policy flow-untrained --json")  # fmt: skip
+    serve.add_argument("--policy", default="flow-untrained", metavar="NAME|DIR", help="a name or a checkpoint folder")
+    serve.add_argument("--protocol", choices=("openpi", "vla-eval"), default="openpi")
+    serve.add_argument("--clients", type=whole, nargs="+", default=[1, 16, 64], metavar="N", help="at once")
+    serve.add_argument("--requests", type=whole, default=640, metavar="N", help="answers counted for each number")
+    serve.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    serve.add_argument("--pad", action="store_true", help="always fill batches up")
