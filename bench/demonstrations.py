@@ -137,7 +137,7 @@ def collect_part(job: PartJob) -> dict[str, Any]:
             if one is not None:
                 begun = time.perf_counter()
                 window = Window(0, len(one), task, one.instruction)
-                part.add_episode(_recorded(one), [window], job.scene, f"{job.path.name}-{len(part)}")
+                part.add_episode(_recorded(one, options.format), [window], job.scene, f"{job.path.name}-{len(part)}")
                 writing += time.perf_counter() - begun
         if not len(part):
             raise UserError(f"no expert solved any of {options.tasks!r} in scene {job.scene}; collect other tasks")
@@ -152,10 +152,10 @@ def collect_part(job: PartJob) -> dict[str, Any]:
 _ARRAYS = ("robot_obs", "scene_obs", "rgb_static", "rgb_gripper", "depth_static", "depth_gripper")
 
 
-def _recorded(one: Demonstration) -> dict[str, NDArray[Any]]:
+def _recorded(one: Demonstration, form: Format) -> dict[str, NDArray[Any]]:
     frames = {key: getattr(one, key) for key in _ARRAYS if getattr(one, key) is not None}
-    # In steps that both forms hold exactly: it is the same data set in either, and compressed half as large.
-    frames |= {key: depth_metres(depth_steps(key, frames[key])) for key in frames if key.startswith("depth")}
+    if form == "calvin":  # a pack does so anyway: it is the same data set in either form, and compressed half as large
+        frames |= {key: depth_metres(depth_steps(key, frames[key])) for key in frames if key.startswith("depth")}
     # One row more, like the observations; the writer drops the last frame, which has no action.
     return {**frames, "executed_actions": np.concatenate([one.actions, one.actions[-1:]])}
 
