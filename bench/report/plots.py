@@ -10,6 +10,42 @@ COLOURS = {"anchor": "#8c8c8c", "paired": "#c9a227", "generated": "#2a6fbb", "re
 OTHER = "#7a5ea8"
 
 
+def families(record: Mapping[str, Any], path: Path) -> None:
+    """Draw the success of each family of subtasks by arm: where a wrist view matters and where it should not.
+
+    Args:
+        record: the run's record; an arm's ``families`` may be absent.
+        path: the file to write; its suffix decides the format.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    arms = {name: arm.get("families") or {} for name, arm in record["arms"].items()}
+    names = sorted({name for scores in arms.values() for name in scores})
+    figure, axes = pyplot.subplots(figsize=(9.5, 3.2), layout="constrained")
+    width = 0.8 / max(1, len(arms))
+    for number, (arm, scores) in enumerate(arms.items()):
+        for position, family in enumerate(names):
+            score = scores.get(family)
+            if score is None or score["rate"] is None:
+                continue
+            rate, bounds = 100 * score["rate"], [100 * bound for bound in score["interval"]]
+            axes.bar(position + (number - (len(arms) - 1) / 2) * width, rate, width, color=COLOURS.get(arm, OTHER),
+                     yerr=[[max(0.0, rate - bounds[0])], [max(0.0, bounds[1] - rate)]],
+                     error_kw={"linewidth": 0.8}, label=arm if position == 0 else None)  # fmt: skip
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
+    axes.set_ylabel("attempts that succeeded (%)")
+    axes.set_ylim(0, 103)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend([pyplot.Rectangle((0, 0), 1, 1, color=COLOURS.get(arm, OTHER)) for arm in arms], list(arms),
+                frameon=False, ncols=len(arms), fontsize=8)  # fmt: skip
+    axes.set_title(f"{record['name']}: subtasks by family, 95 % interval", fontsize=9)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
 def average_length(record: Mapping[str, Any], path: Path) -> None:
     """Draw average length with its interval for each arm, and the share of chains that reached each subtask.
 

@@ -51,6 +51,28 @@ def closure_lines(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def subtask_table(record: Mapping[str, Any], key: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return columns and rows of the success of subtasks that were attempted, by arm.
+
+    An arm attempts a subtask only where it solved those before it in the chain, so arms attempt different numbers: each
+    cell says of how many.
+
+    Args:
+        record: the run's record.
+        key: ``"families"`` or ``"tasks"``.
+    """
+    arms = {name: arm.get(key) or {} for name, arm in record["arms"].items()}
+    names = sorted({name for scores in arms.values() for name in scores})
+    rows = [(name, *(_share(scores.get(name)) for scores in arms.values())) for name in names]
+    return (key.removesuffix("s").replace("familie", "family"), *arms), rows
+
+
+def _share(score: Mapping[str, Any] | None) -> str:
+    if score is None or score["rate"] is None:
+        return MISSING
+    return f"{number(score['rate'], 0, percent=True)} of {score['attempts']}"
+
+
 def video_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return (generator, psnr, ssim, frames) for the generator and each baseline, on validation episodes."""
     return [

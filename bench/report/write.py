@@ -13,6 +13,10 @@ from bench import atomic
 from bench.report import gallery, plots, tables
 
 VIDEO_COLUMNS = ("generator", "psnr (dB)", "ssim", "frames")
+SUBTASKS = (
+    "Success of the subtasks that an arm attempted, and how many: it attempts one only where it solved those "
+    "before it in the chain, so a better arm is asked harder ones."
+)
 PUBLISHED_COLUMNS = ("method", "split", "anchor", "generated", "real", "source")
 
 
@@ -29,8 +33,9 @@ def _markdown(record: Mapping[str, Any], pictures: bool) -> str:
         "\n\n".join(tables.closure_lines(record)),
         "\n".join(arms),
         "![Average length and chain success by arm](figures/average_length.png)",
+        *_subtasks(record),
         "## Generated wrist views\n\nValidation episodes, never trained on; the generator sees the anchor view alone.",
-        tables.markdown(VIDEO_COLUMNS, tables.video_rows(record)),
+        tables.markdown(VIDEO_COLUMNS, tables.video_rows(record)) if tables.video_rows(record) else "None in this run.",
         "![anchor, true wrist, condition map, generated](figures/gallery.png)" if pictures else "",
         "## Published numbers",
         tables.markdown(PUBLISHED_COLUMNS, tables.published_rows()),
@@ -39,7 +44,20 @@ def _markdown(record: Mapping[str, Any], pictures: bool) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _html(record: Mapping[str, Any], figure: bytes, clips: Sequence[gallery.GalleryClip]) -> str:
+def _subtasks(record: Mapping[str, Any]) -> list[str]:
+    """Return the paragraphs on subtasks by family and by task, where the record has them."""
+    by_family, by_task = (tables.subtask_table(record, key) for key in ("families", "tasks"))
+    if not by_family[1]:
+        return []
+    return [
+        f"## Subtasks\n\n{SUBTASKS}",
+        "![Success by family of subtasks and arm](figures/families.png)",
+        tables.markdown(*by_family),
+        tables.markdown(*by_task),
+    ]
+
+
+def _html(record: Mapping[str, Any], figures: Mapping[str, bytes], clips: Sequence[gallery.GalleryClip]) -> str:
     import jinja2
 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
@@ -56,7 +74,9 @@ def _html(record: Mapping[str, Any], figure: bytes, clips: Sequence[gallery.Gall
         arm_rows=tables.arm_rows(record),
         video_rows=tables.video_rows(record),
         published=tables.published_rows(),
-        figure=base64.b64encode(figure).decode(),
+        figures={name: base64.b64encode(data).decode() for name, data in figures.items()},
+        subtasks=[tables.subtask_table(record, key) for key in ("families", "tasks")],
+        subtasks_are=SUBTASKS,
         clips=shown,
         fingerprint=json.dumps(record["fingerprint"], indent=2),
         timings=json.dumps(record["timings"], indent=2),
@@ -64,7 +84,7 @@ def _html(record: Mapping[str, Any], figure: bytes, clips: Sequence[gallery.Gall
 
 
 def write_report(record: Mapping[str, Any], clips: Sequence[gallery.GalleryClip], directory: Path) -> list[Path]:
-    """Write ``report.md``, ``report.html``, ``figures/average_length.png`` and ``figures/gallery.png``.
+    """Write ``report.md``, ``report.html`` and the ``figures/`` average_length, families and gallery.
 
     Args:
         record: the run's record, as in ``record.json``.
@@ -74,13 +94,18 @@ def write_report(record: Mapping[str, Any], clips: Sequence[gallery.GalleryClip]
     Returns:
         The files written.
     """
-    figure = directory / "figures" / "average_length.png"
-    with atomic.replacing(figure) as temporary:
-        plots.average_length(record, temporary)
-    written = [figure]
+    drawn = {"average_length": plots.average_length}
+    if tables.subtask_table(record, "families")[1]:
+        drawn["families"] = plots.families
+    written = []
+    for name, draw in drawn.items():
+        written.append(directory / "figures" / f"{name}.png")
+        with atomic.replacing(written[-1]) as temporary:
+            draw(record, temporary)
+    figures = {path.stem: path.read_bytes() for path in written}
     if clips:
         written.append(directory / "figures" / "gallery.png")
         gallery.still(clips, written[-1])
     atomic.write_text(directory / "report.md", _markdown(record, bool(clips)))
-    atomic.write_text(directory / "report.html", _html(record, figure.read_bytes(), clips))
+    atomic.write_text(directory / "report.html", _html(record, figures, clips))
     return [*written, directory / "report.md", directory / "report.html"]

@@ -36,6 +36,23 @@ def _run(args: argparse.Namespace) -> Mapping[str, Any]:
     )
 
 
+def _report(args: argparse.Namespace) -> Mapping[str, Any]:
+    import json
+
+    from bench.errors import UserError
+    from bench.report import write_report
+
+    path = args.directory / "record.json"
+    try:
+        record = json.loads(path.read_text())
+        written = write_report(record, [], args.directory)
+    except FileNotFoundError:
+        raise UserError(f"{path}: expected the record of a finished run, got none; give a run's folder") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected a run's record, got {error!r}; restore it or run the suite again") from None
+    return {"report": str(written[-1]), "written": [str(one) for one in written]}
+
+
 def _doctor(_: argparse.Namespace) -> Mapping[str, Any]:
     from bench.doctor import examine
 
@@ -55,4 +72,7 @@ def add(verbs: Verbs) -> None:
         parser.add_argument("--seed", type=seed, default=0, metavar="N", help="added to every seed of the suite")
         add_ray(parser)
         add_world(parser)
+    report = verbs.add("report", _report, "write a finished run's report again from its record, without the gallery",
+                       "report results/gap_abc_d")  # fmt: skip
+    report.add_argument("directory", type=Path, metavar="DIR", help="the run's folder")
     verbs.add("doctor", _doctor, "what this machine has and what is missing", "doctor --json")

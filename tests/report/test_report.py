@@ -68,6 +68,24 @@ def test_a_closure_without_value_says_why(record: dict[str, Any]) -> None:
     assert "includes 0" in without
 
 
+def test_subtasks_are_told_by_family_with_how_many_were_attempted(tmp_path: Path, record: dict[str, Any]) -> None:
+    def score(successes: int, attempts: int) -> dict[str, Any]:
+        return {"attempts": attempts, "successes": successes, "rate": successes / attempts, "interval": [0.1, 0.9]}
+
+    record["arms"]["anchor"]["families"] = {"led": score(1, 4)}
+    record["arms"]["real"]["families"] = {"led": score(3, 4), "stack": score(0, 2)}
+    columns, rows = tables.subtask_table(record, "families")
+    assert columns == ("family", "anchor", "generated", "real")
+    assert rows == [
+        ("led", "25 % of 4", tables.MISSING, "75 % of 4"),
+        ("stack", tables.MISSING, tables.MISSING, "0 % of 2"),
+    ]
+    write_report(record, [], tmp_path)
+    assert "25 % of 4" in (tmp_path / "report.md").read_text()
+    assert "75 % of 4" in (tmp_path / "report.html").read_text()
+    assert Image.open(tmp_path / "figures" / "families.png").size[0] > 1000
+
+
 class Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
