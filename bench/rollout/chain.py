@@ -8,6 +8,7 @@ and the first failure ends the chain.  Not here: which chains are run, by whom, 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -106,6 +107,8 @@ class ChainResult:
         tasks: the subtasks that were asked for.
         solved: how many were solved in a row from the first, 0..len(tasks).
         steps: control steps spent on each subtask that was tried.
+        trace: hash of the robot's and the scene's state after every step: two runs of a chain on one machine have the
+            same one, or one of them was not reproduced; empty in rows of older ledgers.
         wall_s: seconds that it took; says nothing about the outcome and does not count when results are compared.
     """
 
@@ -115,6 +118,7 @@ class ChainResult:
     tasks: tuple[str, ...]
     solved: int
     steps: tuple[int, ...]
+    trace: str = ""
     wall_s: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
@@ -140,6 +144,7 @@ class ChainResult:
             tasks=tuple(data["tasks"]),
             solved=int(data["solved"]),
             steps=tuple(int(n) for n in data["steps"]),
+            trace=str(data.get("trace", "")),
             wall_s=float(data.get("wall_s", 0.0)),
         )
 
@@ -171,10 +176,13 @@ class _Eye:
         self.world, self.wrist, self.stream, self.recorder = world, wrist, stream, recorder
         self.drawn: Mapping[str, NDArray[np.uint8]] | None = None
         self.robot_obs: NDArray[np.float64] = np.zeros(PROPRIO_DIM)
+        self.trace = hashlib.blake2b(digest_size=8)
 
     def take(self, observation: Mapping[str, Any]) -> None:
         """Remember the newest observation; its images too, where it has any."""
         self.robot_obs = observation["robot_obs"]
+        for part in ("robot_obs", "scene_obs"):
+            self.trace.update(np.asarray(observation[part], dtype=np.float64).tobytes())
         self.drawn = observation.get("rgb_obs")
 
     def look(self, instruction: str) -> Observation:
@@ -272,7 +280,8 @@ def chain_course(
         if not done:
             break
         solved += 1
-    return ChainResult(chain.chain_id, arm, seed, chain.tasks, solved, tuple(steps), wall_s=time.perf_counter() - began)
+    wall_s, trace = time.perf_counter() - began, eye.trace.hexdigest()
+    return ChainResult(chain.chain_id, arm, seed, chain.tasks, solved, tuple(steps), trace, wall_s)
 
 
 def _try(

@@ -70,6 +70,7 @@ class Pool:
         lanes: chains side by side in each worker.
         watchdog_s: seconds without a sign of life after which a worker is lost.
         gpus_each: part of a GPU that a worker asks Ray for.
+        elastic: each worker asks for a CPU even where there are fewer, so that a cluster may grow; else they share.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class Pool:
         lanes: int,
         watchdog_s: float,
         gpus_each: float = 0.0,
+        elastic: bool = False,
     ) -> None:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         self._ray, self._book, self._servers, self._recipe = ray, book, servers, recipe
         self._lanes, self._watchdog_s = lanes, watchdog_s
         self.size = min(workers or cpus, len(book.queue))
-        self._options = {"num_cpus": 1 if self.size <= cpus else 0, "num_gpus": gpus_each, "max_restarts": 0}
+        self._options = {"num_cpus": 1 if elastic or self.size <= cpus else 0, "num_gpus": gpus_each, "max_restarts": 0}
         self._crew: list[_Worker] = []
         self._hired = self._lost_at_start = 0
 

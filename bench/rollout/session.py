@@ -40,7 +40,7 @@ def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int 
     Raises:
         UserError: Ray does not start, or there is no cluster at ``address``.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(address)
     try:
         _set_up(address)
         import ray
@@ -53,6 +53,11 @@ def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int 
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot {where}: {first_line}; --workers 0 rolls out without Ray") from error
     return ray
+
+
+def cluster_address(given: str | None) -> str | None:
+    """Return where the cluster is, or None for a Ray of this machine; a ``ray job`` has its own in ``RAY_ADDRESS``."""
+    return given or os.environ.get("RAY_ADDRESS")
 
 
 def _set_up(address: str | None) -> None:

@@ -25,7 +25,7 @@ from bench.rollout.pool import Pool
 from bench.rollout.progress import RolloutProgress
 from bench.rollout.queue import Item, Queue
 from bench.rollout.servers import Servers
-from bench.rollout.session import start_ray
+from bench.rollout.session import cluster_address, start_ray
 from bench.rollout.sources import GeneratorSource, PolicySource
 from bench.rollout.spent import Meter
 from bench.rollout.watch import write_plan
@@ -140,6 +140,7 @@ def roll_out_jobs(
                     lanes=lanes or (LANES if pad_to else 1),
                     watchdog_s=watchdog_s,
                     gpus_each=0.01 if on_gpu else 0.0,
+                    elastic=cluster_address(ray_address) is not None,
                 )
                 pool.drain()
                 book.meter.served(crew.statistics)

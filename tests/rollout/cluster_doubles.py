@@ -80,6 +80,8 @@ def main() -> None:
         answer = listening()
     elif what == "node-lost":
         answer = node_lost(out)
+    elif what == "local":
+        answer = run(out, 2, slow_s=0.02, lanes=2, inference="actor", max_batch=4)
     else:
         answer = run(out, 2, ray_address=sys.argv[3])
     sys.stdout.write("\n" + json.dumps(answer) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
-from cluster_doubles import run
+from cluster_doubles import COUNT, run
 
 from bench.rollout import session
+from bench.rollout.ledger import LEDGER_FILE
 
 HERE = Path(__file__).parent
 
@@ -90,11 +92,39 @@ def test_node_that_is_lost_loses_no_chain(tmp_path: Path) -> None:
     assert told["rows"] == run(tmp_path / "here", 0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_driver_that_ends_in_the_middle_loses_only_what_was_under_way(tmp_path: Path, how: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    command = [sys.executable, str(HERE / "cluster_doubles.py"), "local", str(tmp_path / "there")]
+    process = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ledger, until = tmp_path / "there" / LEDGER_FILE, time.monotonic() + 120
+    while not ledger.exists() or ledger.read_bytes().count(b"solved") < 3:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    started = process.children(recursive=True)
+    agents = [child for child in started if "Agent" in child.name()]  # they outlive a killed Ray by minutes
+    process.send_signal(how)
+    process.wait(60)
+    _, left = psutil.wait_procs([child for child in started if child not in agents], timeout=60)
+    for agent in agents:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            agent.kill()
+    assert not left, "a dead driver's workers go with it"
+    assert 3 <= ledger.read_bytes().count(b"solved") < COUNT
+    whole = run(tmp_path / "there", 0, inference="actor", max_batch=4)
+    assert whole == run(tmp_path / "here", 0, inference="actor", max_batch=4)
+
+
 def test_address_that_nobody_answers_is_not_taken_for_a_loopback_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     assert not session._listens_on_loopback_only(f"127.0.0.1:{port}")
     assert not session._listens_on_loopback_only("10.1.2.3:6379")
     assert not session._listens_on_loopback_only("auto")
+    assert session.cluster_address("10.1.2.3:6379") == "10.1.2.3:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert session.cluster_address(None) == "head:6379"
     monkeypatch.setattr(session, "_outward_address", lambda: "127.0.0.77")
     with socket.create_server(("127.0.0.1", port)):
         assert session._listens_on_loopback_only(f"localhost:{port}")

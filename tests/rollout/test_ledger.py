@@ -178,7 +178,7 @@ def test_export_is_ordered_rows_without_header(tmp_path: Path) -> None:
         ledger.export_results_json(tmp_path / "results.json", "real", 0)
     lines = [json.loads(line) for line in (tmp_path / "chains.jsonl").read_text().splitlines()]
     assert [line["chain_id"] for line in lines] == [0, 1, 2]
-    assert {"chain_id", "arm", "seed", "tasks", "solved", "steps", "wall_s"} == set(lines[0])
+    assert {"chain_id", "arm", "seed", "tasks", "solved", "steps", "trace", "wall_s"} == set(lines[0])
     assert json.loads((tmp_path / "results.json").read_text())["0"]["avg_seq_len"] == 1.0
 
 

@@ -14,7 +14,10 @@ import psutil
 import pytest
 from rollout_doubles import TASKS, chains
 
+from bench.calvin.instructions import evaluation_instruction
+from bench.calvin.tasks import TASKS as CALVIN_TASKS
 from bench.rollout.actors import Job
+from bench.rollout.chain import evaluation_chains
 from bench.rollout.ledger import Ledger
 from bench.rollout.servers import Servers
 from bench.rollout.sources import PolicySource
@@ -25,6 +28,7 @@ from policies.config import FlowPolicyConfig
 from policies.flow import FlowPolicy
 
 COUNT = 12
+TOLD = sorted({evaluation_instruction(task) for task in CALVIN_TASKS})
 
 
 def run(
@@ -134,3 +138,18 @@ def test_rollout_ends_where_enough_is_known(ray_session: Any, tmp_path: Path) ->
     assert 3 <= len(rows) < COUNT
     assert len(run(tmp_path, 2, until=lambda ledger: True)) == len(rows)
     assert run(tmp_path, 0) == run(tmp_path / "quiet", 0)
+
+
+@pytest.mark.slow
+def test_real_trajectories_are_the_same_to_the_bit_for_any_workers_and_lanes(ray_session: Any, tmp_path: Path) -> None:
+    FlowPolicy.initial(FlowPolicyConfig.preset("tiny"), "real", TOLD).save_pretrained(tmp_path / "policy")
+    chains_of_calvin = evaluation_chains(4)
+    traces = []
+    for number, (workers, lanes) in enumerate([(0, 1), (1, 4), (2, 1)]):
+        rows = roll_out(
+            PolicySource(str(tmp_path / "policy")), chains_of_calvin, arm="real", seed=0, workers=workers, lanes=lanes,
+            out=tmp_path / str(number), inference="actor", max_batch=4, steps_per_subtask=24, progress=False,
+        )  # fmt: skip
+        traces.append([row.trace for row in rows])
+    assert traces[0] == traces[1] == traces[2]
+    assert len(set(traces[0])) == 4
