@@ -18,6 +18,7 @@ from torch import Tensor
 from policies.api import ACTION_DIM, ANCHOR, CALVIN_ACTIONS, WRIST, Observation, PolicyError, PolicySpec
 from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.encoders import resize_images
+from policies.graphs import GraphedSampler
 from policies.network import FlowNetwork, Inputs
 from policies.normalise import Normaliser
 from policies.simple import check_call
@@ -87,6 +88,7 @@ class FlowPolicy:
             )
         self.device = torch.device(device)
         self.network = placed(network, self.device).eval().requires_grad_(False)
+        self._sample = GraphedSampler(self.network) if self.device.type == "cuda" else self.network.sample
         self.config = network.config
         self.normaliser = normaliser
         self.sentences = sentences
@@ -140,7 +142,7 @@ class FlowPolicy:
             part += part[-1:] * missing
             noise = torch.cat([noise, noise[-1:].expand(missing, -1, -1)]).to(self.device)
             with torch.inference_mode():
-                sampled = self.network.sample(self._inputs(part), noise).cpu().numpy()
+                sampled = self._sample(self._inputs(part), noise).cpu().numpy()
             scaled[start : start + size] = sampled[: len(part) - missing]
         if not np.isfinite(scaled).all():
             bad = int(np.flatnonzero(~np.isfinite(scaled).all((1, 2)))[0])
