@@ -65,11 +65,6 @@ def _totals(dataset: LeRobotDataset) -> Iterator[Defect]:
     ):
         if told != found:
             yield Defect(path, None, f"{name}: {told}, but the episode table has {found}")
-    for key, feature in info.features.items():
-        if key not in dataset.frames.keys(0):
-            yield Defect(
-                path, None, f"feature {key[:80]!r}: type {feature.dtype[:20]!r} {feature.shape} cannot be read"
-            )
 
 
 def _files(dataset: LeRobotDataset) -> Iterator[Defect]:
@@ -199,7 +194,9 @@ def _decode(video: VideoFile, path: Path, numbers: NDArray[np.int64], first: int
 
 def _stills(dataset: LeRobotDataset, row: int) -> Iterator[Defect]:
     """Decode the pictures that lie in the table."""
-    keys = [key for key, feature in dataset.meta.info.features.items() if feature.dtype == "image"]
+    keys = [
+        key for key, feature in dataset.meta.info.features.items() if feature.is_picture and feature.dtype == "image"
+    ]
     episode = dataset.episodes[row]
     for key in keys:
         for start in range(0, len(episode), _BATCH):

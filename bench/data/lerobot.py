@@ -274,6 +274,7 @@ class LeRobotDataset:
             "windows": sum(tasks.values()),
             "instructions": len(tasks),
             "keys": list(self.frames.keys(0)),
+            "not_read": [key for key in self.meta.info.features if key not in self.frames.keys(0)],
             "views": dict(self.rig.views),
             "longest_episode": int(self.meta.episodes.length.max()),
         }

@@ -46,11 +46,14 @@ class Feature(BaseModel):
     dtype: str
     shape: tuple[int, ...] = Field(max_length=5)
     names: Any = None
+    info: dict[str, Any] | None = None
+    video_info: dict[str, Any] | None = None
 
     @property
     def is_picture(self) -> bool:
-        """Whether it holds pictures."""
-        return self.dtype in PICTURES
+        """Whether it holds colour pictures; depth maps are stored as videos too, and are not read."""
+        marks = {**(self.video_info or {}), **(self.info or {})}
+        return self.dtype in PICTURES and not (marks.get("is_depth_map") or marks.get("video.is_depth_map"))
 
     @property
     def is_number(self) -> bool:
@@ -124,7 +127,7 @@ class Meta:
     @property
     def video_keys(self) -> tuple[str, ...]:
         """Features stored as videos."""
-        return tuple(key for key, feature in self.info.features.items() if feature.dtype == "video")
+        return _video_keys(self.info)
 
     def data_file(self, row: int) -> Path:
         """Return the parquet file of the ``row``-th episode."""
@@ -226,7 +229,7 @@ def read_meta(root: Path) -> Meta:
         UserError: a file is missing or damaged, or they contradict one another.
     """
     info = read_info(root)
-    videos = [key for key, feature in info.features.items() if feature.dtype == "video"]
+    videos = list(_video_keys(info))
     if videos and info.video_path is None:
         raise UserError(f"{root / 'meta' / 'info.json'}: expected video_path beside video features, got none")
     if info.codebase_version == "v3.0":
@@ -237,6 +240,10 @@ def read_meta(root: Path) -> Meta:
     for key in videos:
         meta.video_file(0, key)
     return meta
+
+
+def _video_keys(info: Info) -> tuple[str, ...]:
+    return tuple(key for key, feature in info.features.items() if feature.is_picture and feature.dtype == "video")
 
 
 def _tasks_v2(root: Path) -> dict[int, str]:

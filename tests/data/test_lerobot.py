@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.data.clips import ClipDataset, split_paired
+from bench.data.export import export_lerobot
 from bench.data.lerobot import LeRobotDataset
 from bench.data.lerobot_meta import filled
-from bench.data.opening import describe, open_dataset
+from bench.data.opening import check_dataset, describe, open_dataset
+from bench.data.overlay import Overlay
 from bench.errors import UserError
 
 
@@ -222,3 +224,28 @@ def test_unknown_keys_and_folders_are_named(v21: Path, tmp_path: Path) -> None:
         open_dataset(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         open_dataset(tmp_path / "absent")
+
+
+def test_depth_maps_and_unknown_types_are_told_and_left_alone(spoiled_v21: Path) -> None:
+    features = json.loads((spoiled_v21 / "meta/info.json").read_text())["features"]
+    features[files.ANCHORS[0]]["info"] = {"video.is_depth_map": True}
+    features["language_events"] = {"dtype": "language", "shape": [1], "names": None}
+    _change(spoiled_v21, features=features)
+    told = describe(spoiled_v21)
+    assert told["not_read"] == [files.ANCHORS[0], "language_events"]
+    assert told["views"] == {"anchor": files.ANCHORS[1], "wrist": files.WRIST}
+    assert check_dataset(spoiled_v21).defects == ()
+
+
+def test_an_overlay_stands_beside_lerobot_too(v21: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(v21)
+    overlay = Overlay.create(tmp_path / "views", dataset.hash(), {"name": "test"})
+    for episode in dataset.episodes:
+        overlay.add(episode.id, files.pictures(9, len(episode)))
+    episode = overlay.attach(dataset.episodes[1])
+    assert episode.keys[-1] == "observation.images.wrist_generated"
+    export_lerobot(dataset, tmp_path / "v3", overlay=overlay, codec="lossless")
+    back = open_dataset(tmp_path / "v3").episodes[1]
+    for key in (files.WRIST, "observation.images.wrist_generated"):
+        np.testing.assert_array_equal(back.load((key,), 2, 9)[key], episode.load((key,), 2, 9)[key])
+    assert open_dataset(tmp_path / "v3").rig.views["wrist"] == files.WRIST
