@@ -59,6 +59,11 @@ class BulletRenderer:
             pictures |= {f"{kind}_{name}": drawn[kind] for kind in kinds}
         return pictures
 
+    def start(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Callable[[], dict[str, np.ndarray]]:
+        """Draw now; what is returned gives the pictures."""
+        pictures = self.draw(names, kinds)
+        return lambda: pictures
+
     def _draw_one(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         camera = CAMERAS[name]
         _, _, colours, buffer, _ = pybullet.getCameraImage(

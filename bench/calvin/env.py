@@ -11,7 +11,7 @@ CALVIN's data sets.  What differs from the original (calvin_env ``envs/play_tabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +39,9 @@ class Renderer(Protocol):
 
     def draw(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Mapping[str, np.ndarray]:
         """Return ``rgb_NAME`` -> uint8 (H, W, 3) and/or ``depth_NAME`` -> float32 (H, W) in metres."""
+
+    def start(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Callable[[], Mapping[str, np.ndarray]]:
+        """Begin to draw what stands now; what is returned waits for the pictures."""
 
     def close(self) -> None:
         """Give back what the renderer holds."""
@@ -122,7 +125,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         self._require_open()
         self.world.reset(robot, table)
         self._start = self.world.state()
-        return self._observation(render_views), self.info()
+        return self._observe(render_views)
 
     def step(self, action: Any, render_views: bool = True) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Let one control step (1/30 s) pass.
@@ -145,18 +148,21 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         else:
             self.world.robot.apply_relative(checked)
         self.world.advance()
-        return self._observation(render_views), 0.0, False, False, self.info()
+        observation, info = self._observe(render_views)
+        return observation, 0.0, False, False, info
 
-    def _observation(self, render_views: bool) -> Observation:
+    def _observe(self, render_views: bool) -> tuple[Observation, dict[str, Any]]:
+        """Return the observation and the info; a GPU draws while the numbers are read."""
+        kinds = ("rgb", "depth") if self.depth else ("rgb",)
+        pictures = self._drawer().start(CAMERAS, kinds) if render_views else None
+        info = self.info()
+        numbers = {"robot_obs": self.world.robot.observation(), "scene_obs": self.world.scene_observation()}
         observation: Observation = {}
-        if render_views:
-            views = self._drawer().draw(CAMERAS, ("rgb", "depth") if self.depth else ("rgb",))
-            observation["rgb_obs"] = {name: view for name, view in views.items() if name.startswith("rgb")}
-            if self.depth:
-                observation["depth_obs"] = {name: view for name, view in views.items() if name.startswith("depth")}
-        observation["robot_obs"] = self.world.robot.observation()
-        observation["scene_obs"] = self.world.scene_observation()
-        return observation
+        if pictures is not None:
+            views = pictures()
+            for kind in kinds:
+                observation[f"{kind}_obs"] = {name: view for name, view in views.items() if name.startswith(kind)}
+        return observation | numbers, info
 
     def views(self) -> dict[str, np.ndarray]:
         """Draw now: ``rgb_static`` uint8 (200, 200, 3) and ``rgb_gripper`` uint8 (84, 84, 3)."""

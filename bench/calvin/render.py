@@ -8,7 +8,7 @@ map and then each view that somebody wants.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from bench.calvin.frames import RECTANGLES, Frame
 from bench.calvin.meshes import Mesh
 from bench.calvin.parts import PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
+from bench.calvin.shadow_map import UNIT as SHADOW_UNIT
+from bench.calvin.shadow_map import ShadowMap
 from bench.calvin.thinning import LEVELS
 from bench.errors import UserError
 
@@ -35,7 +37,7 @@ _SHADOW_FORMAT = ("3f4 20x 4f1", "position", "colour_and_object")
 _OBJECTS_BINDING = 0
 _FAR_PIXEL = 0.003
 """Metres a pixel from which on the coarse meshes are drawn."""
-_IMAGE_UNIT, _SHADOW_UNIT = 0, 1
+_IMAGE_UNIT = 0
 _SHADOW_FROM_WORLD = shaders.shadow_from_world()
 
 
@@ -100,43 +102,6 @@ def in_sight(clip: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.logical_not(beyond.any(axis=0))
 
 
-class _ShadowMap:
-    """Depth as the light sees it.  The still parts are kept in a map of their own and copied."""
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-        size = (shaders.SHADOW_SIZE,) * 2
-        self.depths = [context.depth_texture(size) for _ in range(2)]
-        # Only framebuffers that have a colour are copied.
-        self._colours = [context.renderbuffer(size, 1) for _ in range(2)]
-        self.frame, self._still = (
-            context.framebuffer([colour], depth) for colour, depth in zip(self._colours, self.depths, strict=True)
-        )
-        for depth in self.depths:
-            depth.compare_func = "<="
-            depth.repeat_x = depth.repeat_y = False
-            depth.filter = (context.LINEAR, context.LINEAR)
-
-    def draw_still(self, draw: Callable[[], None]) -> None:
-        """Keep what ``draw`` draws for all maps to come."""
-        self._still.use()
-        self._still.clear(depth=1.0)
-        draw()
-
-    def draw(self, draw: Callable[[], None] | None = None) -> None:
-        """Make the map: the still parts, and what ``draw`` adds; bind it."""
-        self._context.copy_framebuffer(self.frame, self._still)
-        if draw is not None:
-            self.frame.use()
-            draw()
-        self.depths[0].use(_SHADOW_UNIT)
-
-    def release(self) -> None:
-        """Give the GPU's memory back."""
-        for item in (self.frame, self._still, *self.depths, *self._colours):
-            item.release()
-
-
 @lru_cache(maxsize=4)
 def _programs(context: Any) -> dict[str, Any]:
     """Compile the programs of a context once; all renderers share them."""
@@ -147,7 +112,7 @@ def _programs(context: Any) -> dict[str, Any]:
             program["Objects"].binding = _OBJECTS_BINDING
             program["shadow_from_world"].write(shaders.shadow_from_world().T.astype("f4").tobytes())
         if "shadow_map" in program:
-            program["shadow_map"].value = _SHADOW_UNIT
+            program["shadow_map"].value = SHADOW_UNIT
         if "image" in program:
             program["image"].value = _IMAGE_UNIT
         programs[name] = program
@@ -238,7 +203,7 @@ class GlRenderer:
             name: context.vertex_array(self._programs[name], [(buffer, *layout)], index)
             for name, layout in formats.items()
         }
-        self._shadow_map, self._frame = _ShadowMap(context), Frame(context)
+        self._shadow_map, self._frame = ShadowMap(context), Frame(context)
         images = {image: self._texture(image) for image in {part.image for part in self.parts} if image is not None}
         self._textures = [images.get(part.image) if part.image is not None else None for part in self.parts]
         self._held += [*self._arrays.values(), buffer, index, self._uniforms, self._shadow_map, self._frame]
@@ -261,6 +226,15 @@ class GlRenderer:
         Returns:
             ``rgb_NAME`` -> uint8 (H, W, 3), ``depth_NAME`` -> float32 (H, W) metres along the camera's z.
         """
+        return self.start(names, kinds)()
+
+    def start(
+        self, names: Iterable[str] = tuple(CAMERAS), kinds: Iterable[str] = ("rgb",)
+    ) -> Callable[[], dict[str, NDArray[Any]]]:
+        """Let the GPU draw the named cameras as they are now; what is returned waits for the pictures of :meth:`draw`.
+
+        Between the two the processor is free; they hold until this renderer draws again.
+        """
         if self._context is None:
             raise UserError("renderer gl: expected an open renderer, got a closed one; make a new environment")
         names, kinds = tuple(names), tuple(kinds)
@@ -268,10 +242,14 @@ class GlRenderer:
         self._read_scene()
         corners = self._objects["world"].transpose(0, 2, 1)[self._rows] @ self._boxes  # (N, 4, 8)
         corners = np.ascontiguousarray(corners.transpose(2, 1, 0))  # (8, 4, N): reducing the first axis is fast
-        with gl.LOCK, self._context:
+        with gl.LOCK, self._context:  # leaving it hands all commands to the GPU
             self._begin()
             self._draw_views(clips, corners)
-            pictures: dict[str, NDArray[Any]] = {}
+        return partial(self._finish, names, kinds)
+
+    def _finish(self, names: tuple[str, ...], kinds: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+        pictures: dict[str, NDArray[Any]] = {}
+        with gl.LOCK, self._context:
             if "rgb" in kinds:
                 pictures |= {f"rgb_{name}": view for name, view in self._frame.pixels(names).items()}
             if "depth" in kinds:
