@@ -28,6 +28,7 @@ from bench.rollout.sources import BUILT_IN, PolicySource, is_remote, request_see
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 from bench.suite import parse_arm
+from policies.lerobot import is_lerobot_folder
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _arm_of(policy: str) -> tuple[str, WristMode]:
     """Return the arm that a policy belongs to and what it sees as the wrist view."""
     if policy in BUILT_IN:
         return policy, "real"
-    if not Path(policy).is_dir():
+    if not Path(policy).is_dir() or is_lerobot_folder(policy):
         spec = PolicySource(policy).load().spec
         name = spec.arm
         if name is None:

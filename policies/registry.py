@@ -10,6 +10,7 @@ from typing import Any
 
 from policies.api import ActionConvention, Policy, PolicyError
 from policies.checkpoint import check_fit
+from policies.hub import HUB_PREFIX, download
 from policies.simple import HoldStill, RandomPolicy
 
 TINY_SENTENCES = ("push the sliding door to the left", "grasp the red block")
@@ -60,7 +61,8 @@ def load_policy(
     """Return the policy called ``name``, the one saved in the folder ``name``, or the one served at that address.
 
     Args:
-        name: a key of ``POLICIES``, a checkpoint folder, or an address (:mod:`policies.addresses`).
+        name: a key of ``POLICIES``, a folder (ours or a LeRobot policy's), a Hugging Face repository
+            (``hf://OWNER/NAME``, see :mod:`policies.hub`), or an address (:mod:`policies.addresses`).
         expect_arm: the arm to be scored; a checkpoint of another arm is refused.
         views: the views that the rollout offers.
         actions: the world's action convention.
@@ -74,6 +76,8 @@ def load_policy(
         policy = entry.make()
         check_fit(policy.spec, where=str(name), expect_arm=expect_arm, views=views, actions=actions)
         return policy
+    if str(name).startswith(HUB_PREFIX):
+        name = download(str(name).removeprefix(HUB_PREFIX))
     if "://" in str(name):
         from policies.addresses import connect
 
@@ -85,7 +89,12 @@ def load_policy(
         hint = f"did you mean {close}?" if close else f"known names: {sorted(POLICIES)}"
         raise PolicyError(f"no policy {str(name)!r}: expected a checkpoint folder or a known name; {hint}")
     from policies import checkpoint
+    from policies.lerobot import LeRobotPolicy, is_lerobot_folder
 
+    if is_lerobot_folder(name):
+        adapted = LeRobotPolicy(name, device=str(options.get("device", "cpu")))
+        check_fit(adapted.spec, where=str(name), expect_arm=expect_arm, views=views, actions=actions)
+        return adapted
     if actions is not None:
         options["actions"] = actions
     return checkpoint.load(name, expect_arm=expect_arm, views=views, **options)

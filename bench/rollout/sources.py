@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from policies.api import ACTION_DIM, CALVIN_ACTIONS, Observation, Policy, PolicyError, PolicySpec
+from policies.hub import HUB_PREFIX, download
 from worldmodel.api import WristGenerator
 
 
@@ -31,7 +32,7 @@ BUILT_IN = ("expert", "random")
 
 def is_remote(name: str) -> bool:
     """Return whether ``name`` is the address of a policy that lives elsewhere, see :mod:`policies.addresses`."""
-    return "://" in name
+    return "://" in name and not name.startswith(HUB_PREFIX)
 
 
 def request_seed(*parts: int) -> int:
@@ -102,8 +103,8 @@ class PolicySource:
     """How a worker comes by its policy.
 
     Attributes:
-        name: ``"expert"``, ``"random"``, a checkpoint folder, a server's address (``openpi://HOST:PORT``), or
-            ``"module:callable"`` for one of your own.
+        name: ``"expert"``, ``"random"``, a checkpoint folder, a server's address (``openpi://HOST:PORT``), a
+            Hugging Face repository (``hf://OWNER/NAME``), or ``"module:callable"`` for one of your own.
         options: keyword arguments for the callable.
         device: where a network runs, ``"cpu"`` or ``"cuda:0"``.
     """
@@ -125,7 +126,7 @@ class PolicySource:
             from policies.simple import RandomPolicy
 
             return RandomPolicy(**self.options)
-        if is_remote(self.name) or Path(self.name).is_dir():
+        if "://" in self.name or Path(self.name).is_dir():
             from policies.registry import load_policy
 
             return load_policy(self.name, device=self.device)
@@ -138,6 +139,8 @@ class PolicySource:
         """Return what makes this policy itself; a checkpoint is known by its content, not by its folder."""
         if Path(self.name).is_dir():
             return {"checkpoint": folder_hash(Path(self.name))}
+        if self.name.startswith(HUB_PREFIX):
+            return {"checkpoint": folder_hash(download(self.name.removeprefix(HUB_PREFIX)))}
         return {"name": self.name, "options": {key: _known_as(value) for key, value in self.options.items()}}
 
 
