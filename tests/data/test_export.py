@@ -15,7 +15,7 @@ from bench.data import lerobot_writer
 from bench.data.calvin import CalvinDataset
 from bench.data.clips import ClipDataset
 from bench.data.export import export_lerobot
-from bench.data.opening import open_dataset
+from bench.data.opening import check_dataset, open_dataset
 from bench.data.overlay import Overlay
 from bench.errors import UserError
 
@@ -208,13 +208,62 @@ def test_lerobot_itself_opens_it(exported: Path, tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     with np.load(tmp_path / "o.npz") as theirs:
-        ours = [
-            episode.load((ANCHOR, GENERATED, "observation.state", "action"))
-            for episode in open_dataset(exported).episodes
-        ]
+        keys = (ANCHOR, GENERATED, "observation.state", "action")
+        parts = [episode.load(keys) for episode in open_dataset(exported).episodes]
+        ours = {key: np.concatenate([part[key] for part in parts]) for key in keys}
         for key in (ANCHOR, GENERATED):
             pictures = np.round(theirs[key] * 255).astype(np.uint8).transpose(0, 2, 3, 1)
             np.testing.assert_array_equal(pictures, ours[key])
         np.testing.assert_array_equal(theirs["observation.state"], ours["observation.state"])
         np.testing.assert_array_equal(theirs["action"][:, 0], ours["action"])
         assert theirs["tasks"][9] == "up with the red block"
+
+
+AUTHOR = """
+import sys, numpy
+from lerobot.datasets import LeRobotDataset
+camera = {"dtype": "video", "shape": (64, 96, 3), "names": ["height", "width", "channels"]}
+features = {f"observation.images.{name}": camera for name in ("front", "side", "wrist")}
+features["observation.images.still"] = camera | {"dtype": "image"}
+features["observation.state"] = {"dtype": "float32", "shape": (7,), "names": None}
+features["action"] = {"dtype": "float32", "shape": (7,), "names": None}
+data = LeRobotDataset.create("test/test", fps=20, features=features, root=sys.argv[1], robot_type="panda")
+kept = []
+for episode in range(3):
+    for index in range(8 + episode):
+        row = {key: numpy.full((64, 96, 3), (17 * index + 60 * episode) % 256, numpy.uint8)
+               for key in features if "images" in key}
+        row |= {key: numpy.random.default_rng(100 * episode + index).normal(size=7).astype(numpy.float32)
+                for key in ("observation.state", "action")}
+        kept.append(row["action"])
+        data.add_frame(row | {"task": f"sentence {episode % 2}"})
+    data.save_episode()
+data.finalize()
+numpy.save(sys.argv[2], numpy.stack(kept))
+"""
+
+
+def test_what_lerobot_itself_wrote_is_read_and_sound(tmp_path: Path) -> None:
+    python = os.environ.get("WRISTBENCH_LEROBOT_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import lerobot"], capture_output=True).returncode:
+        pytest.skip("lerobot is not installed")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    command = [python, "-c", AUTHOR, str(tmp_path / "set"), str(tmp_path / "actions.npy")]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    dataset = open_dataset(tmp_path / "set")
+    assert check_dataset(tmp_path / "set").defects == ()
+    assert [len(episode) for episode in dataset.episodes] == [8, 9, 10]
+    assert [episode.windows[0].instruction for episode in dataset.episodes] == [
+        "sentence 0",
+        "sentence 1",
+        "sentence 0",
+    ]
+    assert set(dataset.episodes[0].rig.views) == {"anchor", "anchor2", "anchor3", "wrist"}
+    actions = np.concatenate([episode.load(("action",))["action"] for episode in dataset.episodes])
+    np.testing.assert_array_equal(actions, np.load(tmp_path / "actions.npy"))
+    for number, episode in enumerate(dataset.episodes):
+        expected = (17 * np.arange(len(episode)) + 60 * number) % 256
+        for key in episode.rig.views.values():
+            grey = episode.load((key,), 1)[key].mean((1, 2, 3))
+            assert np.abs(grey - expected[1:]).max() < (4 if "still" not in key else 1e-6)
