@@ -26,10 +26,10 @@ from bench.rollout.inference import MAX_BATCH, BatchingServer, Padded, RemotePol
 from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
 from bench.rollout.spent import Spent, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
-from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec
+from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
 from worldmodel.api import WorldModelError, WristGenerator
 
-Mind = Policy | Script | RemotePolicy
+Mind = Policy | Script | StatefulPolicy | RemotePolicy
 
 REARM_S = 1.0
 """How often the watchdog is told that the simulator moves; telling it starts a thread, so not at every step."""
@@ -199,7 +199,7 @@ class ChainWorker:
                 answer = await policy.ask(question.observation, question.seed)
                 turn = time.perf_counter()
                 spent["waiting"] += turn - asked
-            elif not isinstance(policy, Script):
+            elif isinstance(policy, Policy):
                 answer = ask(policy, question.observation, question.seed)
                 spent["policy"] += time.perf_counter() - asked
 
@@ -233,7 +233,7 @@ class ChainWorker:
             except PolicyError as error:
                 raise UserError(str(error)) from error
             check_fit(policy.spec, job.arm, (ANCHOR,) if job.wrist == "none" else (ANCHOR, WRIST))
-            if self._pad_to and remote is None and not isinstance(policy, Script):
+            if self._pad_to and remote is None and isinstance(policy, Policy):
                 policy = Padded(policy, self._pad_to)
             self._loaded[name] = policy, job.generator.load() if job.generator is not None else None
             _one_torch_thread()
@@ -269,8 +269,8 @@ class InferenceActor:
     ) -> None:
         import_also(import_path)
         policy = source.load()
-        if isinstance(policy, Script):
-            raise UserError(f"policy {source.name!r} reads the simulator's state; use --inference local")
+        if not isinstance(policy, Policy):
+            raise UserError(f"policy {source.name!r} reads the simulator's state or remembers; use --inference local")
         self._server = BatchingServer(policy, max_batch=max_batch)
 
     async def spec(self) -> PolicySpec:

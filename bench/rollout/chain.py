@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.rollout.sources import Script, ask, request_seed
-from policies.api import ANCHOR, PROPRIO_DIM, WRIST, Observation, Policy
+from policies.api import ANCHOR, PROPRIO_DIM, WRIST, Observation, Policy, StatefulPolicy
 from worldmodel.api import WristGenerator, WristStream
 
 STEPS_PER_SUBTASK = 360
@@ -165,6 +165,8 @@ class Question:
 Chunk = NDArray[np.float32]
 Course = Generator[Question | None, Chunk | None, ChainResult]
 """A chain under way: gives a question and is sent its (K, 7) chunk, or gives None after each control step."""
+Attempt = Generator[Question | None, Chunk | None, tuple[bool, int]]
+"""One subtask of it: whether it was solved, in how many steps."""
 
 
 class _Eye:
@@ -203,13 +205,18 @@ class _Eye:
 
 
 def run_chain(
-    env: World, policy: Policy | Script, chain: Chain, *, alive: Callable[[], object] | None = None, **options: Any
+    env: World,
+    policy: Policy | Script | StatefulPolicy,
+    chain: Chain,
+    *,
+    alive: Callable[[], object] | None = None,
+    **options: Any,
 ) -> ChainResult:
     """Roll one chain out here and now and say how far it came.
 
     Args:
         env: a world; reset here, once.
-        policy: asked every ``spec.execute`` steps, or a script that reads the simulator's state.
+        policy: asked every ``spec.execute`` steps, or a script that reads the simulator's state, or one that remembers.
         chain: where to start and what to do.
         alive: called without arguments after every step, so that a watchdog knows.
         options: those of :func:`chain_course`.
@@ -226,7 +233,7 @@ def run_chain(
         except StopIteration as end:
             result: ChainResult = end.value
             return result
-        if question is not None and not isinstance(policy, Script):
+        if question is not None and isinstance(policy, Policy):
             answer = ask(policy, question.observation, question.seed)
         else:
             answer = None
@@ -236,7 +243,7 @@ def run_chain(
 
 def chain_course(
     env: World,
-    policy: Policy | Script,
+    policy: Policy | Script | StatefulPolicy,
     chain: Chain,
     *,
     seed: int,
@@ -254,7 +261,7 @@ def chain_course(
 
     Args:
         env: a world; reset here, once.
-        policy: only its spec is read; a script acts by itself.
+        policy: only its spec is read; a script acts by itself, and one that remembers is asked here.
         chain: where to start and what to do.
         seed: run seed.
         arm: name that the result carries.
@@ -273,9 +280,12 @@ def chain_course(
     eye.take(env.reset(options={**chain.start, "render_views": recorder is not None})[0])
     solved, steps = 0, []
     for subtask, (task, sentence) in enumerate(zip(chain.tasks, sentences, strict=True)):
-        done, taken = yield from _try(
-            env, policy, eye, task, sentence, (seed, chain.chain_id, subtask), steps_per_subtask
-        )
+        where = (seed, chain.chain_id, subtask)
+        if isinstance(policy, StatefulPolicy):
+            with policy.begin(request_seed(*where)) as mind:
+                done, taken = yield from _answered(_try(env, mind, eye, task, sentence, where, steps_per_subtask), mind)
+        else:
+            done, taken = yield from _try(env, policy, eye, task, sentence, where, steps_per_subtask)
         steps.append(taken)
         if not done:
             break
@@ -286,7 +296,7 @@ def chain_course(
 
 def _try(
     env: World, policy: Policy | Script, eye: _Eye, task: str, sentence: str, where: tuple[int, int, int], budget: int
-) -> Generator[Question | None, Chunk | None, tuple[bool, int]]:
+) -> Attempt:
     """Try one subtask; return whether it was solved and in how many steps.  What is left of a chunk is dropped."""
     env.begin_subtask()
     scripted = isinstance(policy, Script)
@@ -310,6 +320,22 @@ def _try(
         if done:
             return True, taken + 1
     return False, budget
+
+
+def _answered(attempt: Attempt, mind: Policy) -> Attempt:
+    """Answer an attempt's questions on the spot: they are put to a policy that lives no longer than the subtask."""
+    answer: Chunk | None = None
+    while True:
+        try:
+            question = attempt.send(answer)
+        except StopIteration as end:
+            outcome: tuple[bool, int] = end.value
+            return outcome
+        if question is not None:
+            answer = ask(mind, question.observation, question.seed)
+        else:
+            answer = None
+            yield None
 
 
 def _with_binary_gripper(action: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from policies.api import ACTION_DIM, CALVIN_ACTIONS, Observation, Policy, PolicyError, PolicySpec
+from policies.api import ACTION_DIM, CALVIN_ACTIONS, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
 from policies.hub import HUB_PREFIX, download
 from worldmodel.api import WristGenerator
 
@@ -118,7 +118,7 @@ class PolicySource:
         if Path(self.name).is_dir():
             object.__setattr__(self, "name", str(Path(self.name).resolve()))
 
-    def load(self) -> Policy | Script:
+    def load(self) -> Policy | Script | StatefulPolicy:
         """Build the policy here, in this process."""
         if self.name == "expert":
             return Expert()
@@ -130,8 +130,8 @@ class PolicySource:
             from policies.registry import load_policy
 
             return load_policy(self.name, device=self.device)
-        built: Policy | Script = called(self.name, self.options, "policy", BUILT_IN)
-        if not isinstance(built, (Policy, Script)):
+        built: Policy | Script | StatefulPolicy = called(self.name, self.options, "policy", BUILT_IN)
+        if not isinstance(built, (Policy, Script, StatefulPolicy)):
             raise UserError(f"policy {self.name!r} is a {type(built).__name__} without spec and act(batch, seeds)")
         return built
 
