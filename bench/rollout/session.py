@@ -24,7 +24,7 @@ CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """``0``: this machine's node is called 127.0.0.1 and its servers listen there only (ray ``_private/services.py``)."""
 AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 INLINE, INLINE_BYTES = "RAY_max_direct_call_object_size", 2**20
-"""A request's images (0.14 MB) travel in the call itself; through the object store it costs three times the CPU time."""
+"""A request's images (0.14 MB) travel in the call itself; by the object store they cost three times the CPU time."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROBE_S = 2.0
