@@ -7,16 +7,14 @@ nothing of CALVIN's is copied.
 
 from __future__ import annotations
 
-import atexit
 import functools
-import shutil
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pybullet_data
 
 from bench.calvin.assets import WorldFiles
+from bench.calvin.bare import scratch_folder
 from bench.calvin.builtin_table import table_urdf
 from bench.calvin.scene import BLOCK_COLOURS, Block, SceneSpec, scene_named
 from bench.calvin.shapes import Box, Hull, numbers, shape_elements
@@ -28,14 +26,6 @@ _GEL_BACK, _GEL_FRONT = 0.0161, 0.0201
 _TIP_ORIGIN = (0.0009, 0.021, 0.066)
 
 
-@functools.cache
-def _folder() -> Path:
-    """Make this process's own folder; it goes when the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="wristworld-scene-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def builtin_files(scene: SceneSpec) -> WorldFiles:
     """Return the files of the built-in ``scene``; made at the first call."""
     return _scene_files(scene.name)
@@ -44,7 +34,7 @@ def builtin_files(scene: SceneSpec) -> WorldFiles:
 @functools.cache
 def _scene_files(name: str) -> WorldFiles:
     scene = scene_named(name)
-    folder = _folder() / name
+    folder = scratch_folder() / name
     folder.mkdir(parents=True)
     urdf, meshes = table_urdf(scene)
     table = _write(folder / "table.urdf", urdf)
@@ -73,7 +63,7 @@ def _block_urdf(block: Block) -> str:
 @functools.cache
 def _robot() -> Path:
     source = Path(pybullet_data.getDataPath()) / "franka_panda"
-    folder = _folder() / "robot"
+    folder = scratch_folder() / "robot"
     folder.mkdir(parents=True)
     tree = ElementTree.parse(source / "panda.urdf")
     root = tree.getroot()

@@ -22,6 +22,7 @@ from bench.calvin.assets import calvin_files
 from bench.calvin.builtin import builtin_files
 from bench.calvin.bullet_render import BulletRenderer, load_egl
 from bench.calvin.camera import CAMERAS, gripper_view_matrix, static_view_matrix
+from bench.calvin.gl import gl_available
 from bench.calvin.robot import ROBOT_OBS_SIZE, check_action, check_robot_obs
 from bench.calvin.scene import SceneSpec, scene_named
 from bench.calvin.state import WorldState
@@ -85,7 +86,10 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         self.render_mode = render_mode
         self.depth = depth
         files = builtin_files(self.scene) if self.assets is None else calvin_files(self.assets, self.scene)
-        self.world = World(self.scene, files, led_button, load_egl if renderer == "bullet-egl" else None)
+        if renderer == "auto":
+            renderer = "gl" if gl_available()[0] else "bullet-tiny"
+        prepare = load_egl if renderer == "bullet-egl" else None
+        self.world = World(self.scene, files, led_button, prepare, pictures=renderer != "gl")
         self.observation_space = _observation_space(depth)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (7,), np.float32)
         self._start: WorldState | None = None
@@ -189,15 +193,10 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         return self._renderer
 
     def _make_renderer(self, wanted: str) -> tuple[Renderer, str]:
-        if wanted == "auto":
-            try:
-                return self._make_renderer("gl")
-            except UserError:
-                return self._make_renderer("bullet-tiny")
         if wanted == "gl":
             from bench.calvin.render import GlRenderer
 
-            return GlRenderer(self.world.client, self.scene, self.assets), wanted
+            return GlRenderer(self.world.client, self.scene, self.assets, self.world.undrawn), wanted
         matrices = {
             "static": static_view_matrix,
             "gripper": lambda: gripper_view_matrix(self.world.robot.camera()),

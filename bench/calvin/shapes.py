@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.spatial import ConvexHull, HalfspaceIntersection
 
 Vector = tuple[float, float, float]
 Colour = tuple[float, float, float]
@@ -86,6 +85,8 @@ def hull_obj(points: Sequence[Vector], inset: float = 0.0) -> str:
         points: corners in metres.
         inset: move every face inwards by so much, metres: Bullet adds a margin around a hull.
     """
+    from scipy.spatial import ConvexHull, HalfspaceIntersection  # 30 MB that a world of CALVIN's files does without
+
     corners = np.array(points)
     hull = ConvexHull(corners)
     if inset:

@@ -12,11 +12,13 @@ original switches it on and then resets the simulation, which switches it off ag
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.calvin.assets import WorldFiles
+from bench.calvin.bare import bare_urdf
 from bench.calvin.bullet import pybullet, silence
 from bench.calvin.rewind import Rewinder
 from bench.calvin.robot import Robot, checked_numbers
@@ -63,6 +65,7 @@ class World:
         files: what is loaded.
         led_button: see ``bench.calvin.table.LED_BUTTONS``.
         prepare: called with the PyBullet client before anything is loaded.
+        pictures: PyBullet's own renderers are to draw; without, robot and table show boxes to them.
 
     Attributes:
         client: PyBullet client id.
@@ -71,6 +74,7 @@ class World:
         table: the table's moving parts.
         blocks: block name -> body id, in ``scene_obs`` order.
         plane: body id of the ground.
+        undrawn: body id -> URDF and scaling of what only the GL renderer can draw.
     """
 
     def __init__(
@@ -79,16 +83,21 @@ class World:
         files: WorldFiles,
         led_button: str,
         prepare: Callable[[int], None] | None = None,
+        *,
+        pictures: bool = False,
     ) -> None:
         self.scene = scene
         self.files = files
+        robot, table = files.robot, files.table
+        if not pictures:
+            robot, table = bare_urdf(robot), bare_urdf(table)
         # The size is that of the EGL plugin's window, as calvin_env sets it; without the plugin it says nothing.
         with silence():
             self.client = pybullet.connect(pybullet.DIRECT, options="--width=200 --height=200")
         if prepare is not None:
             prepare(self.client)
-        self.robot = Robot(self.client, files.robot)
-        self.table = Table(self.client, files.table, files.scaling, led_button)
+        self.robot = Robot(self.client, robot)
+        self.table = Table(self.client, table, files.scaling, led_button)
         self.blocks: dict[str, int] = {}
         self.plane = -1
         self._names: dict[int, str] = {}
@@ -96,6 +105,8 @@ class World:
         pybullet.resetSimulation(physicsClientId=self.client)
         pybullet.setTimeStep(1.0 / 240.0, physicsClientId=self.client)
         self._load()
+        drawn_by_gl = {self.robot.body: (files.robot, 1.0), self.table.body: (files.table, files.scaling)}
+        self.undrawn: dict[int, tuple[Path, float]] = {} if pictures else drawn_by_gl
         bodies = (self.robot.body, self.robot.stand, *self.blocks.values(), self.table.body, self.plane)
         first, second, _ = self.blocks.values()
         self._rewind = Rewinder(self.client, bodies, 2, lambda: self.robot.reset(None), (first, second))

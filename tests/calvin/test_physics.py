@@ -223,3 +223,24 @@ def test_closed_fingers_hold_a_block(world: World) -> None:
     held = world.state().blocks[world.scene.block_names()[1]]
     assert held.position[2] > 0.55
     assert {body for body, _ in held.contacts} == {"robot"}
+
+
+@pytest.mark.shared
+def test_a_world_without_pictures_weighs_and_collides_alike(shared: Path) -> None:
+    spec = scene_named("B")
+    files = calvin_files(shared / "calvin/env_data", spec)
+    bare, full = World(spec, files, "main"), World(spec, files, "main", pictures=True)
+    assert set(bare.undrawn) == {bare.robot.body, bare.table.body}
+    assert not full.undrawn
+    for body in (bare.robot.body, bare.table.body):
+        for link in range(-1, pybullet.getNumJoints(body, physicsClientId=bare.client)):
+            told = [
+                (
+                    pybullet.getDynamicsInfo(body, link, physicsClientId=world.client),
+                    pybullet.getAABB(body, link, physicsClientId=world.client),
+                )
+                for world in (bare, full)
+            ]
+            assert told[0] == told[1]
+    bare.close()
+    full.close()
