@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from bench.calvin.bullet import pybullet
 from bench.errors import UserError
@@ -103,6 +102,8 @@ def static_camera_from_world() -> np.ndarray:
 
 def wrist_camera_from_tcp() -> np.ndarray:
     """Return the constant ``camera_from_tcp`` (4, 4) of the wrist camera, OpenCV axes, metres."""
+    from scipy.spatial.transform import Rotation  # 40 MB that a world does without
+
     translation, euler = _HAND_FROM_MOUNT
     tcp_from_camera = np.eye(4)
     tcp_from_camera[:3, :3] = Rotation.from_euler("xyz", euler).as_matrix() @ _MOUNT_FROM_CAMERA
@@ -112,6 +113,8 @@ def wrist_camera_from_tcp() -> np.ndarray:
 
 def world_from_tcp(robot_obs: np.ndarray) -> np.ndarray:
     """Return the TCP's pose (..., 4, 4) in the world from ``robot_obs`` (..., ≥6): metres and xyz Euler angles."""
+    from scipy.spatial.transform import Rotation
+
     state = np.asarray(robot_obs, dtype=np.float64)
     if state.shape[-1] < 6:
         raise UserError(f"robot_obs: expected at least 6 numbers (xyz and Euler angles), got {state.shape[-1]}")
