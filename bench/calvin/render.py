@@ -126,8 +126,7 @@ class GlRenderer:
         client: PyBullet's physics client id; everything must be loaded.
         scene: says which procedural material a link has; None for none.
         assets: where meshes that bring their own images come from; with them no procedural material is used.
-        urdfs: body id to URDF and ``globalScaling`` of bodies that were loaded with ``URDF_IGNORE_VISUAL_SHAPES``;
-            their lights' colours are told by :meth:`paint`.
+        urdfs: body id to URDF and ``globalScaling`` of bodies that were loaded without their visual shapes.
 
     Raises:
         UserError: no EGL here, or a visual shape that cannot be drawn.
@@ -264,13 +263,6 @@ class GlRenderer:
             pose = pybullet.getLinkState(body, link, physicsClientId=self.client)[:2]
             return self._gripper_projection @ np.array(gripper_view_matrix(pose)).reshape(4, 4).T
         raise UserError(f"camera: expected one of {', '.join(CAMERAS)}, got {name!r}; choose one of them")
-
-    def paint(self, body: int, link: int, rgba: Sequence[float]) -> None:
-        """Give a light another colour, where PyBullet does not know it: ``urdfs`` tells what that is."""
-        row = self._light_rows.get((body, link))
-        if row is None:
-            raise UserError(f"paint: expected one of the lights {sorted(self._light_rows)}, got {(body, link)}")
-        self._objects["tint"][row] = rgba
 
     def _read_scene(self) -> None:
         """Ask PyBullet for poses and colours and lay them out as the uniform block has them."""

@@ -201,10 +201,10 @@ def test_a_view_is_the_same_whatever_is_drawn_beside_it(env):
 
 
 def _fresh_views(env: CalvinEnv) -> dict[str, np.ndarray]:
-    renderer = GlRenderer(env.world.client, env.scene)
-    views = renderer.draw()
+    renderer, _ = env._make_renderer("gl")
+    views = renderer.draw(CAMERAS)
     renderer.close()
-    return views
+    return dict(views)
 
 
 def test_a_picture_does_not_depend_on_those_before_it(env):
