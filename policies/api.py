@@ -7,6 +7,7 @@ so a policy server or another repository can depend on this file alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -152,4 +153,19 @@ class Policy(Protocol):
             batch: B observations.
             seeds: B seeds, the only source of randomness.
         """
+        ...
+
+
+@runtime_checkable
+class StatefulPolicy(Protocol):
+    """A policy that remembers what it saw earlier in the same subtask; only where a model leaves no other way.
+
+    It is asked in the worker's own process, once every ``spec.execute`` steps and in order; it can be neither batched
+    nor served.
+    """
+
+    spec: PolicySpec
+
+    def begin(self, seed: int) -> AbstractContextManager[Policy]:
+        """Lend a policy for one subtask; all it remembers is forgotten when the subtask ends."""
         ...

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.errors import UserError
 from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, evaluation_chains
 from bench.rollout.inference import MAX_BATCH
-from bench.rollout.sources import BUILT_IN, PolicySource, Script
+from bench.rollout.sources import BUILT_IN, PolicySource
 from bench.rollout.spent import WORLD_PARTS, Meter
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
@@ -52,7 +52,7 @@ class Slow:
 def slowed(name: str, device: str, seconds: float) -> Policy:
     """Return the policy ``name`` (as for ``PolicySource``) made slow."""
     policy = PolicySource(name, device=device).load()
-    if isinstance(policy, Script):
+    if not isinstance(policy, Policy):
         raise UserError(f"perf rollout: {name!r} is no network, --slow-policy-ms cannot slow it; give --policy small")
     return Slow(policy, seconds)
 
