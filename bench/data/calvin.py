@@ -108,6 +108,8 @@ class CalvinFrames:
             raise UserError(f"expected keys of a CALVIN frame ({', '.join(FRAME_ARRAYS)}), got {unknown}")
         specs = {key: FRAME_ARRAYS[key] for key in keys}
         head = load_npz(frame_path(self.directory, frames[0]), specs)
+        if not self.path(frames[-1]).is_file():  # before room is made for what a wrong index announces
+            raise UserError(f"{self.path(frames[-1])}: expected a frame, got no such file; fetch the data set again")
         stacked = {key: np.empty((len(frames), *array.shape), array.dtype) for key, array in head.items()}
 
         def fill(row: int) -> None:

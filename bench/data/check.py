@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,9 @@ def check(directory: Path | str, *, each: Callable[[int], object] | None = None)
             defects.extend(_missing_of_unreadable(root / split))
     for dataset in datasets:
         defects.extend(_check_index(dataset))
+        recorded = _recorded(dataset)
         for episode in dataset.episodes:
-            defects.extend(_check_episode(dataset, episode))
-            if each is not None:
-                each(len(episode))
+            defects.extend(_check_episode(dataset, episode, recorded, each or (lambda _frames: None)))
         defects.extend(check_blocks.check_scenes(dataset))
     if len(present) == len(SPLITS):
         defects.extend(_in_both(root))
@@ -78,21 +78,29 @@ def _missing_of_unreadable(directory: Path) -> Iterator[Defect]:
         ranges = read_ranges(directory)
     except UserError:
         return
+    present = _listed(directory)
     for first, last in ranges:
-        yield from _missing(directory, first, last)
+        yield from _missing(directory, present, first, last)
 
 
-def _missing(directory: Path, first: int, last: int) -> Iterator[Defect]:
+def _listed(directory: Path) -> NDArray[np.int64]:
+    """Return the numbers of all frames that have a file, ascending; a wrong index may announce millions without."""
+    names = (path.stem.removeprefix("episode_") for path in directory.glob("episode_*.npz"))
+    return np.array(sorted(int(name) for name in names if name.isdigit() and len(name) == 7), np.int64)
+
+
+def _within(present: NDArray[np.int64], first: int, last: int) -> list[int]:
+    low, high = np.searchsorted(present, (first, last + 1)).tolist()
+    within: list[int] = present[low:high].tolist()
+    return within
+
+
+def _missing(directory: Path, present: NDArray[np.int64], first: int, last: int) -> Iterator[Defect]:
     """Give one row for each unbroken run of missing frames."""
-    start: int | None = None
-    for frame in range(first, last + 2):
-        absent = frame <= last and not frame_path(directory, frame).is_file()
-        if absent and start is None:
-            start = frame
-        elif not absent and start is not None:
-            what = f"missing: frames {start} to {frame - 1} of the range {first} to {last} have no file"
-            yield Defect(str(frame_path(directory, start)), start, what)
-            start = None
+    for before, after in pairwise((first - 1, *_within(present, first, last), last + 1)):
+        if after - before > 1:
+            what = f"missing: frames {before + 1} to {after - 1} of the range {first} to {last} have no file"
+            yield Defect(str(frame_path(directory, before + 1)), before + 1, what)
 
 
 def _check_index(dataset: CalvinDataset) -> Iterator[Defect]:
@@ -125,27 +133,37 @@ def _check_index(dataset: CalvinDataset) -> Iterator[Defect]:
         yield Defect(str(directory), None, str(error))
 
 
-def _check_episode(dataset: CalvinDataset, episode: Episode) -> Iterator[Defect]:
+def _recorded(dataset: CalvinDataset) -> NDArray[np.int64]:
+    """Return the numbers of all frames that the split holds, ascending."""
+    if isinstance(dataset.source, PackedFrames):
+        stretches = sorted(dataset.source.pack.stretches)
+        return np.concatenate([np.arange(first, last + 1) for first, last in stretches])
+    return _listed(dataset.directory)
+
+
+def _check_episode(
+    dataset: CalvinDataset, episode: Episode, present: NDArray[np.int64], each: Callable[[int], object]
+) -> Iterator[Defect]:
     """Read every frame once; compare each with the one before."""
     path_of = dataset.source.path
-    if not isinstance(dataset.source, PackedFrames):  # whose shards were counted and measured when it was opened
-        yield from _missing(dataset.directory, episode.first, episode.last)
-    before: _Frame | None = None
+    yield from _missing(dataset.directory, present, episode.first, episode.last)
+    frames = _within(present, episode.first, episode.last)
+    before: tuple[int, _Frame] | None = None
     steps = _Steps()
     with ThreadPoolExecutor(_WORKERS) as pool:
-        for start in range(episode.first, episode.last + 1, _BATCH):
-            numbers = range(start, min(start + _BATCH, episode.last + 1))
+        for start in range(0, len(frames), _BATCH):
+            numbers = frames[start : start + _BATCH]
             for frame, found in zip(numbers, pool.map(lambda number: _read(dataset, number), numbers), strict=True):
                 if isinstance(found, str):
                     yield Defect(str(path_of(frame)), frame, found)
-                if not isinstance(found, _Frame):
-                    before = None
                     continue
-                if before is not None and found.digest == before.digest:
+                last = before[1] if before is not None and before[0] == frame - 1 else None
+                if last is not None and found.digest == last.digest:
                     what = f"duplicate: the same content as frame {frame - 1}"
                     yield Defect(str(path_of(frame)), frame, what)
-                steps.compare(frame, found, before)
-                before = found
+                steps.compare(frame, found, last)
+                before = frame, found
+            each(len(numbers))
     yield from steps.defects(path_of)
 
 
@@ -155,14 +173,12 @@ class _Frame:
     arrays: dict[str, NDArray[Any]]
 
 
-def _read(dataset: CalvinDataset, number: int) -> _Frame | str | None:
-    """Return what later comparisons need of a frame, what is wrong with it, or None where it has no file."""
+def _read(dataset: CalvinDataset, number: int) -> _Frame | str:
+    """Return what later comparisons need of a frame, or what is wrong with it."""
     try:
         arrays = _packed(dataset.source, number) if isinstance(dataset.source, PackedFrames) else None
         if arrays is None:
             path = frame_path(dataset.directory, number)
-            if not path.is_file():
-                return None
             recorded = list_npz(path)
             wanted = {key: FRAME_ARRAYS[key] for key in FRAME_ARRAYS if key in REQUIRED or key in recorded}
             arrays = load_npz(path, wanted)

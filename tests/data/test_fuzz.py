@@ -20,6 +20,7 @@ from test_droid import write_episode
 from bench.data import parquet, video_read
 from bench.data.export import export_lerobot
 from bench.data.opening import check_dataset, open_dataset
+from bench.data.pack import pack_dataset
 from bench.data.parquet_footer import Chunk, check_pages, read_footer
 from bench.data.video_read import VideoFile
 from bench.errors import UserError
@@ -28,12 +29,14 @@ SLOW = settings(max_examples=12, deadline=None, suppress_health_check=list(Healt
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("fuzz")
     files.write_v21(root / "v21", codec="h264")
     export_lerobot(open_dataset(root / "v21"), root / "v3")
     write_episode(root / "raw")
-    return {name: root / name for name in ("v21", "v3", "raw")}
+    shutil.copytree(tiny_root, root / "calvin")
+    pack_dataset(tiny_root, root / "packed")
+    return {name: root / name for name in ("v21", "v3", "raw", "calvin", "packed")}
 
 
 def quietly(work) -> object:
@@ -74,6 +77,11 @@ def damaged(data: bytes, cut: float, flips: list[tuple[float, int]], tail: bool)
         ("v3", "*.parquet"),
         ("raw", "*.h5"),
         ("raw", "*.json"),
+        ("calvin", "*.npz"),
+        ("calvin", "*.npy"),
+        ("calvin", "*.yaml"),
+        ("packed", "*.npy"),
+        ("packed", "*.json"),
     ],
 )
 @SLOW
@@ -215,3 +223,17 @@ def test_pictures_of_impossible_size_are_refused(folders: dict[str, Path], monke
     monkeypatch.setattr(video_read, "MAX_SIDE", 32)
     with pytest.raises(UserError, match="1 to 32 pixels a side"):
         VideoFile(next(folders["v21"].rglob("*.mp4")))
+
+
+def test_an_index_that_announces_millions_of_frames_costs_nothing(tiny_root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_root, tmp_path / "set"))
+    path = root / "training" / "ep_start_end_ids.npy"
+    ranges = np.load(path)
+    ranges[-1, 1] = 9_999_999
+    np.save(path, ranges)
+    start = time.process_time()
+    with pytest.raises(UserError, match="expected a frame, got no such file"):
+        open_dataset(root).episodes[-1].load(("rgb_static",))
+    what = [defect.what for defect in check_dataset(root).defects]
+    assert any("missing: frames 96 to 9999999" in words for words in what)
+    assert time.process_time() - start < 5
