@@ -21,7 +21,7 @@ from bench.metrics.success import summarise
 from bench.record import environment
 from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, WristMode, evaluation_chains
 from bench.rollout.export import export_parquet
-from bench.rollout.film import Films
+from bench.rollout.film import FilmFormat, Films
 from bench.rollout.inference import MAX_BATCH
 from bench.rollout.ledger import LEDGER_FILE, Ledger
 from bench.rollout.sources import BUILT_IN, PolicySource, is_remote, request_seed
@@ -48,7 +48,8 @@ class RolloutOptions:
         lanes: chains side by side in a worker; None for the default.
         servers: batching actors; None for one per GPU.
         batch: the actors' batch size.
-        films: which chains are kept as MP4.
+        films: which chains are kept as films.
+        film_format: ``mp4``, or ``rrd`` for Rerun.
         instructions: ``evaluation``, or ``training:SEED`` for one training sentence per task, drawn by SEED.
         against: folder of an earlier rollout that this one is compared with, chain by chain, or None.
         early_stop: error level at which the comparison may end the rollout, or None to run all chains.
@@ -68,6 +69,7 @@ class RolloutOptions:
     servers: int | None = None
     batch: int = MAX_BATCH
     films: Films = "none"
+    film_format: FilmFormat = "mp4"
     instructions: str = "evaluation"
     against: Path | None = None
     early_stop: float | None = None
@@ -176,6 +178,7 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
         steps_per_subtask=options.steps_per_subtask,
         instructions=sentences(options.instructions),
         films=options.films,
+        film_format=options.film_format,
         progress=options.progress,
         ray_address=options.ray_address,
         until=comparison.decided if comparison is not None and stopping else None,

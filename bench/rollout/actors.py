@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, Chunk, Course, WristMode, chain_course
-from bench.rollout.film import Film, Films, is_filmed, is_kept
+from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
 from bench.rollout.inference import MAX_BATCH, BatchingServer, Padded, RemotePolicy
 from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
 from bench.rollout.spent import Spent, TimedWorld
@@ -101,6 +101,7 @@ class ChainWorker:
         import_path: folders that the driver imports from and this process may not know yet.
         films: which chains are filmed.
         pad_to: batch size that a policy loaded here is always given; 0 for one observation at a time.
+        film_format: what films are made as.
     """
 
     def __init__(
@@ -112,9 +113,10 @@ class ChainWorker:
         import_path: Sequence[str] = (),
         films: Films = "none",
         pad_to: int = 0,
+        film_format: FilmFormat = "mp4",
     ) -> None:
         import_also(import_path)
-        self._films, self._pad_to = films, pad_to
+        self._films, self._film_format, self._pad_to = films, film_format, pad_to
         self._options, self._steps, self._instructions = world, steps_per_subtask, instructions
         self._watchdog_s, self._armed, self._under_way = watchdog_s, 0.0, 0
         self._free: list[TimedWorld] = []
@@ -152,7 +154,7 @@ class ChainWorker:
             self._end()
 
     async def _roll(self, world: TimedWorld, policy: Mind, generator: Any, job: Job, chain: Chain) -> Outcome:
-        film = Film() if is_filmed(self._films, chain.chain_id) else None
+        film = new_film(self._film_format) if is_filmed(self._films, chain.chain_id) else None
         began = time.monotonic()
         world.spent.clear()
         course = chain_course(

@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.rollout.chain import GRIPPER_CAMERA, STATIC_CAMERA, ChainResult
+from bench.rollout.chain import GRIPPER_CAMERA, STATIC_CAMERA, ChainResult, Recorder
 
 Films = Literal["none", "failures", "successes", "all"] | int
 """Which chains are kept as films; a success solved all its subtasks, a number means the chains below it."""
+
+FilmFormat = Literal["mp4", "rrd"]
+"""A film to play, or a Rerun recording to scroll in."""
 
 SIDE, LINE = 200, 24
 """Pixels: height and width of a view, height of the line of text."""
 FRAMES_PER_S = 30
 GREEN = (40, 200, 80)
 SOLVED_FRAMES = 15
+
+
+class Footage(Recorder, Protocol):
+    """A recorder that gives back a file's content."""
+
+    def finish(self) -> bytes:
+        """Return the whole film; no frame can follow."""
+        ...
 
 
 class Film:
@@ -82,6 +93,19 @@ def is_kept(films: Films, result: ChainResult) -> bool:
     return films == "all" or (films == "successes" and whole) or (films == "failures" and not whole)
 
 
-def film_name(result: ChainResult) -> str:
+def new_film(film_format: FilmFormat) -> Footage:
+    """Return what takes a chain's frames.
+
+    Raises:
+        UserError: the format needs a package that is not installed.
+    """
+    if film_format == "mp4":
+        return Film()
+    from bench.rollout.rerun_film import RerunFilm
+
+    return RerunFilm()
+
+
+def film_name(result: ChainResult, film_format: FilmFormat = "mp4") -> str:
     """Return the film's file name: arm, seed, chain and how many subtasks were solved."""
-    return f"{result.arm}-seed{result.seed}-chain{result.chain_id:04d}-solved{result.solved}.mp4"
+    return f"{result.arm}-seed{result.seed}-chain{result.chain_id:04d}-solved{result.solved}.{film_format}"

@@ -18,7 +18,7 @@ from bench.atomic import write_bytes
 from bench.errors import UserError
 from bench.rollout.actors import ChainWorker, Job, Outcome, finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
-from bench.rollout.film import Films, film_name
+from bench.rollout.film import FilmFormat, Films, film_name
 from bench.rollout.inference import MAX_BATCH
 from bench.rollout.ledger import LEDGER_FILE, Key, Ledger, disk_faults
 from bench.rollout.pool import Pool
@@ -75,6 +75,7 @@ def roll_out_jobs(
     ray_address: str | None = None,
     watchdog_s: float = WATCHDOG_S,
     films: Films = "none",
+    film_format: FilmFormat = "mp4",
     lanes: int | None = None,
     servers: int | None = None,
     meter: Meter | None = None,
@@ -97,6 +98,7 @@ def roll_out_jobs(
         watchdog_s: seconds without a control step after which a worker counts as hung.
         films: chains kept as MP4 in ``films/`` beside the ledger: "none", "failures", "successes", "all", or those
             whose number is below a number.
+        film_format: "mp4", or "rrd" for Rerun.
         lanes: chains side by side in each worker; None for what was measured to be best.
         servers: inference actors per policy; None for one per GPU.
         meter: is told where the time went.
@@ -121,13 +123,15 @@ def roll_out_jobs(
         todo = [Item(j, c) for j in jobs for c in chains if (j.arm, j.seed, c.chain_id) not in done]
         with RolloutProgress(len(jobs) * len(chains), len(jobs) * len(chains) - len(todo), show=progress) as bar:
             queue = Queue(todo, steps_per_subtask, rows, longest_first=until is None)
-            book = _Book(ledger, bar, queue, meter or Meter(), keys, until)
+            book = _Book(ledger, bar, queue, meter or Meter(), keys, film_format, until)
             pad_to = max_batch if inference == "actor" else 0
             if queue and workers == 0:
-                worker = ChainWorker(world, steps_per_subtask, instructions, films=films, pad_to=pad_to)
+                worker = ChainWorker(
+                    world, steps_per_subtask, instructions, films=films, pad_to=pad_to, film_format=film_format
+                )
                 _serially(book, worker)
             elif queue:
-                recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path), films)
+                recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path), films, 0, film_format)
                 ray = start_ray(ray_address)
                 crew = Servers(ray, pad_to, servers)
                 on_gpu = pad_to == 0 and any(not job.policy.device.startswith("cpu") for job in jobs)
@@ -158,10 +162,11 @@ class _Book:
         queue: Queue,
         meter: Meter,
         keys: list[Key],
+        film_format: FilmFormat,
         until: Callable[[Ledger], bool] | None,
     ) -> None:
         self.ledger, self.bar, self.queue, self.meter, self._until = ledger, bar, queue, meter, until
-        self._keys, self._faults_in_a_row, self._begun = keys, 0, False
+        self._keys, self._film_format, self._faults_in_a_row, self._begun = keys, film_format, 0, False
         self.over = False
         self._ask()
 
@@ -185,7 +190,7 @@ class _Book:
         if outcome.result is not None:
             self._faults_in_a_row = 0
             if outcome.film is not None:
-                self._keep(outcome.film, film_name(outcome.result))
+                self._keep(outcome.film, film_name(outcome.result, self._film_format))
             self.ledger.append(outcome.result)
             self.queue.learn(outcome.result)
             self.meter.add(outcome.spent, outcome.process, outcome.span)

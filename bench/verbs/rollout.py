@@ -27,6 +27,7 @@ def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
         servers=args.servers,
         batch=args.batch,
         films=args.film,
+        film_format=args.film_format,
         instructions=args.instructions,
         against=args.against,
         early_stop=args.early_stop,
@@ -64,7 +65,8 @@ def add(verbs: Verbs) -> None:
     rollout.add_argument("--seed", type=seed, default=0, metavar="N")
     rollout.add_argument("--out", type=Path, required=True, metavar="DIR")
     rollout.add_argument("--film", type=_films, default="none", metavar="WHICH",
-                         help="keep an mp4 of failures, successes, all, or the first N chains")  # fmt: skip
+                         help="keep a film of failures, successes, all, or the first N chains")  # fmt: skip
+    rollout.add_argument("--film-format", choices=("mp4", "rrd"), default="mp4", help="rrd: for Rerun, if installed")
     rollout.add_argument("--against", type=Path, metavar="RUN", help="compare with an earlier rollout, chain by chain")
     rollout.add_argument("--early-stop", type=float, metavar="LEVEL",
                          help="end when --against is decided at this error level, e.g. 0.05")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import av
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 from rollout_doubles import TASKS, chains
 
-from bench.rollout.film import GREEN, LINE, SIDE, SOLVED_FRAMES, Films, composed
+from bench.errors import UserError
+from bench.rollout.film import GREEN, LINE, SIDE, SOLVED_FRAMES, Film, Films, composed, new_film
 from bench.rollout.sources import PolicySource
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 
 
-def run(out: Path, films: Films):
+def run(out: Path, films: Films, **options):
     return roll_out(
         PolicySource("rollout_doubles:NoisyPolicy", {"mean": 0.9}),
         chains(4),
@@ -28,6 +30,7 @@ def run(out: Path, films: Films):
         instructions={task: f"please {task}" for task in TASKS},
         progress=False,
         films=films,
+        **options,
     )
 
 
@@ -53,3 +56,20 @@ def test_picture_shows_both_views_and_marks_success() -> None:
     assert (plain[SIDE // 2, SIDE + SIDE // 2] == 200).all()
     assert tuple(marked[1, 1]) == GREEN
     assert plain[SIDE:].max() > 200
+
+
+def test_rerun_that_is_not_there_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(UserError, match="pip install rerun-sdk"):
+        new_film("rrd")
+    assert isinstance(new_film("mp4"), Film)
+
+
+def test_rerun_recording_has_every_step(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    rows = run(tmp_path, "all", film_format="rrd")
+    files = sorted((tmp_path / "films").iterdir())
+    assert [path.suffix for path in files] == [".rrd"] * 4
+    assert all(path.read_bytes().startswith(b"RRF") for path in files)
+    longest = max(rows, key=lambda row: sum(row.steps))
+    assert max(files, key=lambda path: path.stat().st_size).name.split("-")[2] == f"chain{longest.chain_id:04d}"
