@@ -266,6 +266,7 @@ class DroidDataset:
                 f"{self.directory}: none of {len(folders)} episodes can be used; the first: {skipped[0][1]}"
             )
         self.episodes, self.skipped = tuple(episodes), tuple(skipped)
+        self._by_id = {episode.id: episode for episode in episodes}
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -273,9 +274,8 @@ class DroidDataset:
 
     def __getitem__(self, identifier: str) -> Episode:
         """Return an episode by its id."""
-        for episode in self.episodes:
-            if episode.id == identifier:
-                return episode
+        if identifier in self._by_id:
+            return self._by_id[identifier]
         raise UserError(f"{self.directory}: expected an episode id such as {self.episodes[0].id}, got {identifier!r}")
 
     @property

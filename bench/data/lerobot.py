@@ -198,6 +198,7 @@ class LeRobotDataset:
         self.extras = _extras(self.directory)
         self.rig = _rig(self.meta, mapping)
         self.episodes = tuple(self._episode(row) for row in range(len(self.meta.episodes.number)))
+        self._by_id = {episode.id: episode for episode in self.episodes}
 
     def _episode(self, row: int) -> Episode:
         table = self.meta.episodes
@@ -237,9 +238,8 @@ class LeRobotDataset:
 
     def __getitem__(self, identifier: str) -> Episode:
         """Return an episode by its id."""
-        for episode in self.episodes:
-            if episode.id == identifier:
-                return episode
+        if identifier in self._by_id:
+            return self._by_id[identifier]
         raise UserError(f"{self.directory}: expected an episode id such as {self.episodes[0].id}, got {identifier!r}")
 
     @property

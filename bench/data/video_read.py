@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ class VideoFile:
             )
         # One converter for all frames: setting one up takes longer than converting a small picture.
         method = None if size == self.size else "AREA"
-        shown = self._converter.reformat(frame, width=size[1], height=size[0], format="rgb24", interpolation=method)
+        shown = self._converter(frame, width=size[1], height=size[0], format="rgb24", interpolation=method)
         picture: NDArray[np.uint8] = shown.to_ndarray()
         return picture
 
@@ -202,9 +203,7 @@ class VideoFile:
 
     def _seek(self, key: int) -> None:
         if self._container is None:
-            from av.video.reformatter import VideoReformatter
-
-            self._container, self._converter = _open(self.path), VideoReformatter()
+            self._container, self._converter = _open(self.path), _converter()
         stream = self._container.streams.video[0]
         if len(self._index.keys):
             self._container.seek(int(self._index.keys[key]), stream=stream, backward=True, any_frame=False)
@@ -221,6 +220,15 @@ def _open(path: Path) -> Any:
         raise UserError(f"{path}: expected a video that can be decoded, got a file without one; fetch it again")
     container.streams.video[0].codec_context.thread_count = 1
     return container
+
+
+def _converter() -> Callable[..., Any]:
+    """Return what turns decoded frames into RGB, on one thread: on small pictures more threads only wait."""
+    from av.video.reformatter import VideoReformatter
+
+    convert: Callable[..., Any] = VideoReformatter().reformat
+    # Not every PyAV knows the option, and what is written in Cython tells its parameters nowhere else.
+    return partial(convert, threads=1) if "threads" in (convert.__doc__ or "") else convert
 
 
 def _read_index(path: Path) -> _Index:
