@@ -8,7 +8,7 @@ is used whatever the data set's ``use_nullspace`` says: so does the original.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ MAX_RELATIVE_POSITION = 0.02
 MAX_RELATIVE_ROTATION = 0.05
 ROBOT_OBS_SIZE = 15
 
+# NumPy costs more than it saves on seven numbers at every step.
+_LOWER, _UPPER = LOWER_LIMITS.tolist(), UPPER_LIMITS.tolist()
 _ARM_FORCE = 200.0
 _ARM_VELOCITY = 2
 _GRIPPER_FORCE = 200
@@ -35,6 +37,15 @@ _JOINT_SLACK = 0.1
 _LARGEST = float(np.finfo(np.float32).max)
 
 Pose = tuple[tuple[float, float, float], tuple[float, float, float, float]]
+
+
+class Reading(NamedTuple):
+    """Where the robot is: TCP position in metres and Euler angles, arm angles in rad, gripper's width in metres."""
+
+    position: tuple[float, float, float]
+    rotation: tuple[float, float, float]
+    angles: list[float]
+    width: float
 
 
 _SHORTEST_QUATERNION = 1e-6
@@ -201,9 +212,8 @@ class Robot:
         solution = pybullet.calculateInverseKinematics(
             self.body, TCP_LINK, position, quaternion, *_NULLSPACE, physicsClientId=self.client
         )
-        angles = np.clip(solution[:7], LOWER_LIMITS, UPPER_LIMITS)
-        for joint in ARM_JOINTS:
-            self._hold(joint, angles[joint], _ARM_FORCE, _ARM_VELOCITY)
+        for joint, (angle, lower, upper) in enumerate(zip(solution, _LOWER, _UPPER, strict=False)):
+            self._hold(joint, min(max(angle, lower), upper), _ARM_FORCE, _ARM_VELOCITY)
         self.gripper_action = gripper
         opening = gripper == 1
         for joint in FINGER_JOINTS:
@@ -214,22 +224,24 @@ class Robot:
         states = pybullet.getJointStates(self.body, (*ARM_JOINTS, *FINGER_JOINTS), physicsClientId=self.client)
         return [state[0] for state in states[:7]], states[7][0] + states[8][0]
 
-    def observation(self) -> np.ndarray:
-        """Return ``robot_obs`` (15,): TCP position, TCP Euler angles, width, seven joints, last gripper action."""
+    def read(self) -> Reading:
+        """Return what both ``observation`` and ``info`` are made of."""
         position, quaternion = self.tcp()
-        angles, width = self.joints()
-        rotation = pybullet.getEulerFromQuaternion(quaternion)
-        return np.array([*position, *rotation, width, *angles, self.gripper_action], dtype=np.float64)
+        return Reading(position, pybullet.getEulerFromQuaternion(quaternion), *self.joints())
 
-    def info(self) -> dict[str, Any]:
+    def observation(self, reading: Reading | None = None) -> np.ndarray:
+        """Return ``robot_obs`` (15,): TCP position, TCP Euler angles, width, seven joints, last gripper action."""
+        now = reading or self.read()
+        return np.array([*now.position, *now.rotation, now.width, *now.angles, self.gripper_action], dtype=np.float64)
+
+    def info(self, reading: Reading | None = None) -> dict[str, Any]:
         """Return CALVIN's ``robot_info``."""
-        position, quaternion = self.tcp()
-        angles, width = self.joints()
+        now = reading or self.read()
         return {
-            "tcp_pos": position,
-            "tcp_orn": pybullet.getEulerFromQuaternion(quaternion),
-            "gripper_opening_width": width,
-            "arm_joint_states": angles,
+            "tcp_pos": now.position,
+            "tcp_orn": now.rotation,
+            "gripper_opening_width": now.width,
+            "arm_joint_states": now.angles,
             "gripper_action": self.gripper_action,
             "uid": self.body,
             "contacts": pybullet.getContactPoints(bodyA=self.body, physicsClientId=self.client),

@@ -18,6 +18,9 @@ LED_BUTTONS = ("main", "pinned")
 """``main``: calvin_env's main branch, where a press always toggles the light.  ``pinned``: the commit that mees/calvin
 pins (1431a46), where after a reset with the light on the first press leaves it on."""
 
+Joints = tuple[float, float, float, float]
+"""Positions of slider, drawer, button and switch in metres."""
+
 _FORCE = 4
 _WHITE = (1.0, 1.0, 1.0, 1.0)
 
@@ -113,22 +116,22 @@ class Table:
         colour = (*LIGHT_COLOURS[name], 1.0) if on else _WHITE
         pybullet.changeVisualShape(self.body, link, rgbaColor=colour, physicsClientId=self.client)
 
-    def joints(self) -> tuple[float, float, float, float]:
+    def joints(self) -> Joints:
         """Return the positions of slider, drawer, button and switch in metres."""
         states = pybullet.getJointStates(self.body, self._joints, physicsClientId=self.client)
         return states[0][0], states[1][0], states[2][0], states[3][0]
 
-    def observation(self) -> tuple[float, ...]:
+    def observation(self, joints: Joints | None = None) -> tuple[float, ...]:
         """Return the first six values of ``scene_obs``."""
-        return (*self.joints(), float(self.bulb), float(self.led))
+        return (*(joints or self.joints()), float(self.bulb), float(self.led))
 
     def contacts(self) -> tuple[Any, ...]:
         """Return PyBullet's contact points of the table."""
         return pybullet.getContactPoints(bodyA=self.body, physicsClientId=self.client)
 
-    def info(self) -> dict[str, Any]:
+    def info(self, joints: Joints | None = None) -> dict[str, Any]:
         """Return the table's part of CALVIN's ``scene_info``."""
-        slide, drawer, button, switch = self.joints()
+        slide, drawer, button, switch = joints or self.joints()
         return {
             "fixed_objects": {"table": {"uid": self.body, "links": dict(self.links), "contacts": self.contacts()}},
             "doors": {"base__slide": {"current_state": slide}, "base__drawer": {"current_state": drawer}},
