@@ -159,8 +159,8 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         """Return the observation and the info; a GPU draws while the numbers are read."""
         kinds = ("rgb", "depth") if self.depth else ("rgb",)
         pictures = self._drawer().start(CAMERAS, kinds) if render_views else None
-        info = self.info()
-        numbers = {"robot_obs": self.world.robot.observation(), "scene_obs": self.world.scene_observation()}
+        robot_obs, scene_obs, info = self.world.observe()
+        numbers = {"robot_obs": robot_obs, "scene_obs": scene_obs}
         observation: Observation = {}
         if pictures is not None:
             views = pictures()
