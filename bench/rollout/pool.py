@@ -18,7 +18,8 @@ from bench.rollout.queue import Item, Queue
 from bench.rollout.servers import Servers
 
 START_S = 180.0
-"""How long the first worker may take to come up before Ray is said to have no room for it."""
+GROW_S = 1200.0
+"""How long the first worker may take to come up before Ray is said to have no room for it; where it may grow for it."""
 LOSSES_AT_START = 2
 """A worker place that loses so many workers in a row before their world stands is given up."""
 PULSES = 3
@@ -88,7 +89,7 @@ class Pool:
     ) -> None:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         self._ray, self._book, self._servers, self._recipe = ray, book, servers, recipe
-        self._lanes, self._watchdog_s = lanes, watchdog_s
+        self._lanes, self._watchdog_s, self._start_s = lanes, watchdog_s, GROW_S if elastic else START_S
         self.size = min(workers or cpus, len(book.queue))
         self._options = {"num_cpus": 1 if elastic or self.size <= cpus else 0, "num_gpus": gpus_each, "max_restarts": 0}
         self._crew: list[_Worker] = []
@@ -103,9 +104,9 @@ class Pool:
             while not self._book.over and (self._book.queue or self._items()):
                 if any(worker.ready for worker in self._crew):
                     waits_since = time.monotonic()
-                elif time.monotonic() - waits_since > START_S:
+                elif time.monotonic() - waits_since > self._start_s:
                     raise UserError(
-                        f"no worker came up in {START_S:.0f} s; Ray has free: {self._ray.available_resources()}; "
+                        f"no worker came up in {self._start_s:.0f} s; Ray has free: {self._ray.available_resources()}; "
                         "stop other Ray jobs or use --workers 0"
                     )
                 self._turn()
