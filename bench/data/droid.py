@@ -12,7 +12,6 @@ base frame.  Not here: stereo videos, depth, the SVO recordings.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from bench.data.arrays import printable
 from bench.data.episode import Episode, Window
+from bench.data.fingerprint import files_hash
 from bench.data.hdf5 import MAX_ROWS, list_arrays, read_arrays
 from bench.data.lerobot_meta import read_json
 from bench.data.rig import Lens
@@ -301,12 +301,9 @@ class DroidDataset:
         }
 
     def hash(self) -> str:
-        """Return a SHA-256 over the names and sizes of all files of the episodes."""
-        digest = hashlib.sha256()
-        for folder in find_episodes(self.directory):
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                digest.update(f"{path.relative_to(self.directory)}:{path.stat().st_size};".encode())
-        return digest.hexdigest()
+        """Return a SHA-256 over the episodes' files: name, size and end of each."""
+        folders = find_episodes(self.directory)
+        return files_hash(self.directory, (path for folder in folders for path in folder.rglob("*") if path.is_file()))
 
 
 def _episode(

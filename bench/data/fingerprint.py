@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from bench.data.calvin import CalvinDataset, frame_path
 from bench.data.packed import PLAN_FILE, PackedFrames
@@ -12,6 +13,7 @@ from bench.errors import UserError
 
 _INDEX_FILES = ("ep_start_end_ids.npy", "scene_info.npy", "lang_annotations/auto_lang_ann.npy")
 _SAMPLES = 256
+_TAIL = 64 << 10
 
 
 def dataset_hash(dataset: CalvinDataset) -> str:
@@ -59,3 +61,23 @@ def _packed(dataset: CalvinDataset, source: PackedFrames) -> Iterator[bytes]:
         shard = pack.shard_of(row)
         for key in pack.keys:
             yield pack.map_shard(key, shard)[row - pack.shard_rows(shard).start].tobytes()
+
+
+def files_hash(root: Path, paths: Iterable[Path]) -> str:
+    """Return a SHA-256 over files of a folder: name, size and last 64 KB of each.
+
+    The end of an mp4 or a parquet file is its table of contents, which changes with almost any change of the content.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(size - _TAIL, 0))
+                digest.update(f"{path.relative_to(root)}:{size}:".encode() + hashlib.sha256(file.read(_TAIL)).digest())
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; check the data set's folder") from None
+    return digest.hexdigest()

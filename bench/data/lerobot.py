@@ -7,7 +7,6 @@ for; several cameras are decoded at once.  Not here: the ``meta/`` folder (:mod:
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from bench.data import parquet
 from bench.data.arrays import first_line, printable
 from bench.data.episode import Episode, Window
+from bench.data.fingerprint import files_hash
 from bench.data.lerobot_meta import Feature, Meta, read_json, read_meta
 from bench.data.parquet import ColumnCache
 from bench.data.rig import CalvinRig, NamedRig, guess_views
@@ -280,15 +280,9 @@ class LeRobotDataset:
         }
 
     def hash(self) -> str:
-        """Return a SHA-256 over ``meta/`` and the names and sizes of all data files; their content is not read."""
-        digest = hashlib.sha256()
-        for path in sorted(path for path in (self.directory / "meta").rglob("*") if path.is_file()):
-            digest.update(f"{path.relative_to(self.directory)}:".encode() + hashlib.sha256(path.read_bytes()).digest())
-        for folder in ("data", "videos"):
-            for path in sorted((self.directory / folder).rglob("*")):
-                if path.is_file():
-                    digest.update(f"{path.relative_to(self.directory)}:{path.stat().st_size};".encode())
-        return digest.hexdigest()
+        """Return a SHA-256 over all files: name, size and end of each (:func:`bench.data.fingerprint.files_hash`)."""
+        folders = (self.directory / name for name in ("meta", "data", "videos"))
+        return files_hash(self.directory, (path for folder in folders for path in folder.rglob("*") if path.is_file()))
 
 
 def _extras(root: Path) -> dict[int, dict[str, Any]]:

@@ -249,3 +249,14 @@ def test_an_overlay_stands_beside_lerobot_too(v21: Path, tmp_path: Path) -> None
     for key in (files.WRIST, "observation.images.wrist_generated"):
         np.testing.assert_array_equal(back.load((key,), 2, 9)[key], episode.load((key,), 2, 9)[key])
     assert open_dataset(tmp_path / "v3").rig.views["wrist"] == files.WRIST
+
+
+def test_the_hash_tells_one_data_set_from_another(v21: Path, spoiled_v21: Path) -> None:
+    from bench.data.video_write import CODECS, encode
+
+    before = open_dataset(v21).hash()
+    assert open_dataset(spoiled_v21).hash() == before
+    encode(
+        spoiled_v21 / f"videos/chunk-000/{files.WRIST}/episode_000001.mp4", [files.pictures(7, 12)], 15, CODECS["h264"]
+    )
+    assert open_dataset(spoiled_v21).hash() != before

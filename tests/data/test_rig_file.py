@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from bench.data.clips import ClipDataset
+from bench.data.export import export_lerobot
 from bench.data.opening import open_dataset
 from bench.data.rig import guess_views
 from bench.errors import UserError
@@ -28,9 +29,14 @@ cameras:
 """
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return files.write_v21(tmp_path_factory.mktemp("franka") / "set")
+@pytest.fixture(scope="session", params=["v2.1", "v3.0"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("franka")
+    old = files.write_v21(root / "old")
+    if request.param == "v2.1":
+        return old
+    export_lerobot(open_dataset(old), root / "new", codec="lossless")
+    return root / "new"
 
 
 def write(path: Path, text: str) -> Path:
