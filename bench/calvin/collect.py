@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 
 from bench.calvin.env import CalvinEnv
 from bench.calvin.expert import EXPERT_TASKS, Demonstration, demonstrate, prepare
+from bench.calvin.film import Film
 from bench.calvin.sequence_rules import SymbolicState, outcomes
 from bench.calvin.tasks import check_task
 from bench.errors import UserError
@@ -129,14 +131,24 @@ _WORLDS: dict[tuple[str, str | None, str, bool], CalvinEnv] = {}
 def watched(env: CalvinEnv) -> Iterator[dict[str, float]]:
     """Give seconds spent in the simulator (``physics``) and on pictures (``drawing``), counted while inside."""
     seconds = {"physics": 0.0, "drawing": 0.0}
-    methods = {"step": "physics", "reset": "physics", "views": "drawing", "depth_views": "drawing"}
-    for name, kind in methods.items():
-        setattr(env, name, _timed(getattr(env, name), seconds, kind))
+    watching = {name: _timed(getattr(env, name), seconds, "physics") for name in ("step", "reset")}
+    watching["film"] = partial(_WatchedFilm, env.film, seconds)
+    for name, method in watching.items():
+        setattr(env, name, method)
     try:
         yield seconds
     finally:
-        for name in methods:
+        for name in watching:
             delattr(env, name)
+
+
+class _WatchedFilm:
+    """A film whose time is counted."""
+
+    def __init__(self, make: Callable[[], Film], seconds: dict[str, float]) -> None:
+        film = _timed(make, seconds, "drawing")()
+        self.shoot = _timed(film.shoot, seconds, "drawing")
+        self.develop = _timed(film.develop, seconds, "drawing")
 
 
 def _timed(work: Callable[..., Any], seconds: dict[str, float], kind: str) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ from bench.calvin.assets import calvin_files
 from bench.calvin.builtin import builtin_files
 from bench.calvin.bullet_render import BulletRenderer, load_egl
 from bench.calvin.camera import CAMERAS, gripper_view_matrix, static_view_matrix
+from bench.calvin.film import Film
 from bench.calvin.gl import gl_available
 from bench.calvin.robot import ROBOT_OBS_SIZE, check_action, check_robot_obs
 from bench.calvin.scene import SceneSpec, scene_named
@@ -175,6 +176,10 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
     def depth_views(self) -> dict[str, np.ndarray]:
         """Draw depth now: ``depth_static`` and ``depth_gripper``, float32 metres along the camera's z."""
         return dict(self._drawer().draw(CAMERAS, ("depth",)))
+
+    def film(self) -> Film:
+        """Return what takes the pictures of a motion: both cameras, with depth where the world was made with it."""
+        return Film(self._drawer(), ("rgb", "depth") if self.depth else ("rgb",))
 
     def render(self) -> np.ndarray:  # type: ignore[override]
         """Draw the static camera now: uint8 (200, 200, 3)."""

@@ -184,16 +184,14 @@ class _Recording:
     def __post_init__(self) -> None:
         self.actions: list[NDArray[np.float64]] = []
         self.observations: list[dict[str, NDArray[Any]]] = []
+        self.film = self.env.film() if self.render else None
         self.observe()
 
     def observe(self) -> None:
         world = self.env.world
-        seen = {"robot_obs": world.robot.observation(), "scene_obs": world.scene_observation()}
-        if self.render:
-            seen |= self.env.views()
-            if self.env.depth:
-                seen |= self.env.depth_views()
-        self.observations.append(seen)
+        if self.film is not None:
+            self.film.shoot()
+        self.observations.append({"robot_obs": world.robot.observation(), "scene_obs": world.scene_observation()})
 
     def step(self, label: NDArray[np.float64], executed: NDArray[np.float64]) -> None:
         self.actions.append(label)
@@ -201,7 +199,8 @@ class _Recording:
         self.observe()
 
     def stacked(self) -> dict[str, NDArray[Any]]:
-        return {key: np.stack([one[key] for one in self.observations]) for key in self.observations[0]}
+        states = {key: np.stack([one[key] for one in self.observations]) for key in self.observations[0]}
+        return states if self.film is None else states | self.film.develop()
 
 
 def _noisy(action: NDArray[np.float64], noise: float, rng: np.random.Generator) -> NDArray[np.float64]:

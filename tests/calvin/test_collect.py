@@ -34,9 +34,11 @@ def test_time_is_counted_while_watched_and_no_longer() -> None:
     env = kept_world("D", None, "auto", False)
     with watched(env) as seconds:
         env.reset(options={"render_views": False})
-        env.views()
+        film = env.film()
+        film.shoot()
+        film.develop()
     counted = dict(seconds)
     assert min(counted.values()) > 0
-    env.views()
+    env.film().shoot()
     env.reset(options={"render_views": False})
     assert seconds == counted
