@@ -26,7 +26,7 @@ def _record(console: Console, record: Mapping[str, Any]) -> None:
     for row in tables.arm_rows(record):
         table.add_row(*(cell.removesuffix(" %") for cell in row))
     console.print(table)
-    for line in tables.closure_lines(record):
+    for line in [*tables.missing_lines(record), *tables.closure_lines(record)]:
         console.print(escape(line.replace("`", "")))
     for name, psnr, ssim, frames in tables.video_rows(record):
         console.print(f"{name}: PSNR {psnr} dB, SSIM {ssim} over {frames} generated validation frames")

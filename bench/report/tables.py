@@ -39,6 +39,16 @@ def arm_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def missing_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return one sentence for each arm with chains that could not be run: what its average length may have been."""
+    lines = []
+    for name, arm in [*record["arms"].items(), *record.get("bounds", {}).items()]:
+        if arm.get("missing"):
+            known = f"; with them the average length lies in {interval(arm['bounds'])}" if arm.get("bounds") else ""
+            lines.append(f"`{name}`: {arm['missing']} chains could not be run and are in no number{known}.")
+    return lines
+
+
 def closure_lines(record: Mapping[str, Any]) -> list[str]:
     """Return one sentence for each arm whose gap closure was asked for: its value, or why there is none."""
     lines = []

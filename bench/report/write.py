@@ -30,7 +30,7 @@ def _markdown(record: Mapping[str, Any], pictures: bool) -> str:
     parts = [
         f"# {record['name']}",
         tables.markdown(tables.ARM_COLUMNS, tables.arm_rows(record)),
-        "\n\n".join(tables.closure_lines(record)),
+        "\n\n".join([*tables.missing_lines(record), *tables.closure_lines(record)]),
         "\n".join(arms),
         "![Average length and chain success by arm](figures/average_length.png)",
         *_subtasks(record),
@@ -69,7 +69,7 @@ def _html(record: Mapping[str, Any], figures: Mapping[str, bytes], clips: Sequen
     ]
     return template.render(
         record=record,
-        closures=[line.replace("`", "") for line in tables.closure_lines(record)],
+        closures=[line.replace("`", "") for line in [*tables.missing_lines(record), *tables.closure_lines(record)]],
         arm_columns=tables.ARM_COLUMNS,
         arm_rows=tables.arm_rows(record),
         video_rows=tables.video_rows(record),

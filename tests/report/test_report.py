@@ -62,6 +62,16 @@ def test_missing_is_a_dash_and_never_zero(record: dict[str, Any]) -> None:
     assert "expert" in rows
 
 
+def test_missing_chains_are_told_with_the_bounds_of_what_they_may_have_been(record: dict[str, Any]) -> None:
+    assert tables.missing_lines(record) == []
+    record["arms"]["generated"] |= {"missing": 3, "bounds": [3.2, 4.1]}
+    record["arms"]["real"] |= {"missing": 16}
+    with_bounds, without = tables.missing_lines(record)
+    assert "`generated`: 3 chains could not be run" in with_bounds
+    assert "3.20 … 4.10" in with_bounds
+    assert without.endswith("are in no number.")
+
+
 def test_a_closure_without_value_says_why(record: dict[str, Any]) -> None:
     with_value, without = tables.closure_lines(record)
     assert "42.4 %" in with_value
