@@ -91,6 +91,8 @@ class PerfOptions:
             raise UserError(f"perf rollout: expected at least 1 worker, got {list(self.workers)}; give --workers 1 2")
         if self.chains is not None and not 1 <= self.chains <= 1000:
             raise UserError(f"perf rollout: expected 1 to 1000 chains, got {self.chains}; leave --chains out")
+        if self.batch < 1:
+            raise UserError(f"perf rollout: expected a batch of at least 1, got {self.batch}; give --batch 16")
         if self.slow_policy_ms and self.policy in BUILT_IN:
             raise UserError(f"perf rollout: {self.policy!r} cannot be slowed; give --policy small")
 

@@ -91,6 +91,7 @@ def test_slow_policy_answers_the_same_later(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"workers": (2, 0)}, "at least 1 worker"),
         ({"chains": 1001}, "1 to 1000 chains"),
+        ({"batch": 0}, "a batch of at least 1"),
         ({"policy": "random", "slow_policy_ms": 5.0}, "cannot be slowed"),
     ],
 )
