@@ -183,7 +183,8 @@ class LeRobotWriter:
             self._note(number).unlink()
         (self._partial / "parts").rmdir()
         (self._partial / "origin.json").unlink()
-        (self._partial / ".lock").unlink(missing_ok=True)
+        for left in [path for path in self._partial.rglob(".*") if path.is_file()]:  # the lock; what a kill cut short
+            left.unlink()
         self._partial.rename(self.directory)
         return info
 
