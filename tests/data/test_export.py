@@ -151,7 +151,7 @@ def test_a_killed_export_goes_on(
     cut.write_bytes(b"PAR1 what a kill left")
     done: list[int] = []
     export_lerobot(calvin, tmp_path / "out", codec="lossless", frames_per_file=15, each=done.append)
-    assert not [path for path in (tmp_path / "out").rglob(".*")]
+    assert not list((tmp_path / "out").rglob(".*"))
     assert calls.count("file-000.mp4") == 2
     assert done == [9, 12, 5]
     for name in ("data/chunk-000/file-001.parquet", f"videos/{WRIST}/chunk-000/file-001.mp4"):
