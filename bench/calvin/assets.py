@@ -27,7 +27,7 @@ class WorldFiles:
         table: URDF of the play table.
         plane: URDF of the ground.
         scaling: PyBullet's ``globalScaling`` for blocks and table.
-        original: these are CALVIN's own files: solver settings and resets must be the original's, whatever they cost.
+        original: these are CALVIN's own files: solver settings must be the original's.
     """
 
     robot: Path

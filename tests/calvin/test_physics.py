@@ -244,3 +244,14 @@ def test_a_world_without_pictures_weighs_and_collides_alike(shared: Path) -> Non
             assert told[0] == told[1]
     bare.close()
     full.close()
+
+
+def test_one_reading_says_what_single_ones_say(world: World) -> None:
+    record(world, start(world, slider=0.1), rummage(np.random.default_rng(4), 10))
+    robot_obs, scene_obs, info = world.observe()
+    assert np.array_equal(robot_obs, world.robot.observation())
+    assert np.array_equal(scene_obs, world.scene_observation())
+    assert info == world.info()
+    assert info["robot_info"] == world.robot.info()
+    assert info["robot_info"]["arm_joint_states"] == robot_obs[7:14].tolist()
+    assert info["scene_info"]["doors"]["base__slide"]["current_state"] == scene_obs[0]
