@@ -22,7 +22,7 @@ from bench.calvin.instructions import training_instructions
 from bench.calvin.sequence_rules import SymbolicState
 from bench.calvin.starts import draw_start, needs_block_in_gripper
 from bench.calvin.state import ROBOT
-from bench.calvin.tasks import COLOURS, TASKS, check_task
+from bench.calvin.tasks import COLOURS, FAMILY, TASKS, check_task
 from bench.errors import UserError
 
 MAX_STEPS = 300
@@ -117,7 +117,7 @@ class Demonstration:
 def _plan(hand: Hand, task: str) -> Motion:
     """Do ``task`` once, laying down first what the gripper holds where the task needs it empty."""
     if hand.held() is not None and not needs_block_in_gripper(task):
-        yield from grasping.put_down(hand)
+        yield from grasping.put_down(hand, near=FAMILY[task] == "rotate")
     yield from _EXPERTS[task](hand)
 
 

@@ -83,6 +83,14 @@ def test_the_experts_know_calvins_own_tables_too(shared: Path, task: str) -> Non
     world.close()
 
 
+def test_a_held_block_is_put_down_to_be_turned_where_it_is(env: CalvinEnv) -> None:
+    rng = np.random.default_rng(3)
+    state = prepare(env, "place_in_drawer", rng)
+    assert state is not None
+    colour = next(key.removesuffix("_block") for key, value in state.items() if value == "grasped")
+    assert demonstrate(env, f"rotate_{colour}_block_left", rng, fresh=False) is not None
+
+
 def test_a_block_on_the_floor_is_given_up(env: CalvinEnv) -> None:
     prepare(env, "turn_on_led", np.random.default_rng(0))
     scene_obs = env.world.scene_observation()

@@ -51,6 +51,8 @@ WALL_ROOM, DOOR_ROOM = 0.055, 0.085
 """How far from the cabinet's wall and its door a block is set down, metres: at the door the hand needs room."""
 BEFORE_SLOPE = -0.055
 """y up to which a block can be lifted without touching the cabinet's slope."""
+NEARBY = 0.085
+"""How far a block is moved, metres, that is put down to be turned: the task allows 0.1 m."""
 LEANING, NEAR_BASE = 0.5, -0.08
 """A hand that leans more than this, rad, does not reach places with a smaller x than this, metres."""
 UPPER_ROOM = -0.04
@@ -262,26 +264,35 @@ def top_block(hand: Hand) -> str:
     raise ExpertFailed("no block lies on another one")
 
 
-def free_spot(hand: Hand, name: str) -> Vector:
-    """Return x, y on the table where a block may be put down, far from the other blocks and the button."""
+def free_spot(hand: Hand, name: str, near: bool = False) -> Vector:
+    """Return x, y on the table where a block may be put down, far from the other blocks and the button.
+
+    ``near`` asks for a spot so near to here that putting it down does not count as moving it elsewhere.
+    """
     x0, y0 = hand.scene.button[0], hand.scene.button[1]
     taken = [np.array([x0, y0]), *(hand.block(other).position[:2] for other in hand.world.blocks if other != name)]
     low, high = hand.scene.surfaces["table"].low, hand.scene.surfaces["table"].high
     left = max(low[0], NEAR_BASE) if _level_tilt(hand, name) > LEANING else low[0]
     spots = hand.rng.uniform((left + 0.02, low[1] + 0.01), (high[0] - 0.02, high[1] - 0.03), (24, 2))
     here = hand.target[:2]
+    if near:
+        angles = np.linspace(0.0, 2 * math.pi, 24, endpoint=False)
+        down = float(hand.block(name).position[2]) - TABLE_TOP - hand.block(name).height / 2
+        aside = math.sqrt(max(NEARBY**2 - down**2, 0.02**2))
+        spots = here + aside * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        spots = spots[np.abs(spots[:, 1] + 0.1) < 0.04]
 
     def worth(spot: Vector) -> float:
         room = min(float(np.linalg.norm(spot - other)) for other in taken)
         return min(room, 0.13) - 0.1 * float(np.linalg.norm(spot - here))
 
-    return np.array(max(spots, key=worth))
+    return np.array(max(spots, key=worth, default=here))
 
 
-def put_down(hand: Hand) -> Motion:
-    """Lay the held block on a free spot of the table."""
+def put_down(hand: Hand, near: bool = False) -> Motion:
+    """Lay the held block on a free spot of the table, ``near`` to here if its place counts."""
     name = _carried(hand)
-    x, y = (float(value) for value in free_spot(hand, name))
+    x, y = (float(value) for value in free_spot(hand, name, near))
     hanging = float(hand.target[2] - hand.block(name).position[2]) + hand.block(name).height / 2
     spot = Pose((x, y, TABLE_TOP + hanging + 0.006), hand.yaw, _level_tilt(hand, name))
     yield from hand.retreat()
