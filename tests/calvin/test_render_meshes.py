@@ -114,3 +114,16 @@ def test_wood_is_the_same_for_a_name_and_tiles():
     assert seam < 3 * steps
     with pytest.raises(UserError, match="light_wood"):
         textures.material("marble")
+
+
+def test_distances_reach_inside_edges_and_corners():
+    triangle = np.array([[(0.0, 0, 0), (1, 0, 0), (0, 1, 0)]])
+    points = np.array([(0.2, 0.2, 0.5), (0.5, -2.0, 0.0), (-3.0, -4.0, 0.0), (1.0, 1.0, 0.0)])
+    assert np.allclose(thinning.distances(points, triangle), [0.5, 2.0, 5.0, np.sqrt(0.5)])
+    far = triangle + [0.0, 0.0, 10.0]
+    assert np.allclose(thinning.distances(points, np.concatenate([far, triangle]))[0], 0.5)
+
+
+def test_thinned_corners_that_look_alike_are_one_vertex():
+    thin = mesh_files.load_mesh(PANDA / "link1.obj")
+    assert len(thin.position) < 0.7 * len(thin.triangles)
