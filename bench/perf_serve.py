@@ -32,6 +32,7 @@ ATTACKS = (
     b"\x82\xff" + (2**30).to_bytes(8, "big") + bytes(4),  # a gigabyte announced
     b"\x82\xff" + (3 * 2**20).to_bytes(8, "big") + bytes(4) + b"\x80" * 3 * 2**20,  # three million empty maps
     b"\x02\x80" + bytes(4) + (b"\x00\x80" + bytes(4)) * 5000,  # a message in crumbs
+    (b"\x89\x80" + bytes(4)) * 20_000,  # pings
     b"\x82\x8a" + bytes(4) + b"\xff" * 10,  # no msgpack
     b"\xff\x00not a frame",
 )

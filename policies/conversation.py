@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 MISTAKES = 3
 """After so many refused requests a vla-eval connection is closed; an openpi one after the first, as openpi does."""
-FRAGMENTS = 256
-"""Parts of one message: each costs memory of its own."""
 
 
 class Conversation:
@@ -44,21 +42,24 @@ class Conversation:
         self.left: deque[NDArray[np.float32]] = deque()
 
     async def receive(self) -> bytes:
-        """Return the next message; a connection that is silent for too long, or that crumbles it, is given up."""
+        """Return the next message; a connection that is silent for too long is given up."""
         parts: list[bytes] = []
         async with asyncio.timeout(self.server.options.idle_s):
             async for part in self.connection.recv_streaming():
                 if isinstance(part, str):
                     raise WireError("expected a binary message, got text")
                 parts.append(part)
-                if len(parts) > FRAGMENTS:
-                    raise WireError(f"message in more than {FRAGMENTS} parts")
         return b"".join(parts)
 
     async def send(self, message: bytes | str) -> None:
         """Send a message; a client that does not take it in time is given up."""
         async with asyncio.timeout(self.server.options.send_s):
             await self.connection.send(message)
+
+    async def refuse(self, message: bytes | str) -> None:
+        """Send an error and wait: a bad request can cost the policy several calls, so they must not come fast."""
+        await self.send(message)
+        await asyncio.sleep(self.server.options.penalty_s)
 
     async def openpi(self) -> None:
         """Metadata, then an answer for each observation; the first error ends the connection, as openpi's does."""
@@ -70,7 +71,7 @@ class Conversation:
                 with self.server.request():
                     chunk = await self.server.answer(await self.server.read(data))
             except (WireError, PolicyError) as error:
-                await self.send(_one_line(error))
+                await self.refuse(_one_line(error))
                 return
             timing = {"infer_ms": (time.perf_counter() - began) * 1000}
             await self.send(self.pack({"actions": chunk, "server_timing": timing}))
@@ -96,7 +97,7 @@ class Conversation:
                     raise WireError(f"message of type {kind[:40]!r}; hello, episode_start, observation are understood")
             except (WireError, PolicyError) as error:
                 mistakes += 1
-                await self.send(self.pack(vla_eval_message("error", {"error": _one_line(error)}, seq)))
+                await self.refuse(self.pack(vla_eval_message("error", {"error": _one_line(error)}, seq)))
 
     async def _actions(self, payload: Mapping[str, Any]) -> NDArray[np.float32]:
         if payload.get("episode_restart"):

@@ -34,6 +34,7 @@ from policies.api import Observation, Policy, PolicyError
 from policies.batching import MAX_BATCH, MAX_WAIT_S, REMEMBERED, Batcher, percentile_ms
 from policies.conversation import Conversation
 from policies.protocols import DIALECTS, OPENPI, VLA_EVAL, Keys, from_payload
+from policies.watched import Opening, watched
 from policies.wire import LIMITS, Limits, WireError, unpack
 
 TOKEN_LENGTH = 16
@@ -59,6 +60,7 @@ class ServerOptions:
         idle_s: seconds without a whole message after which a connection is closed.
         send_s: seconds in which an answer must be taken.
         answer_s: seconds in which the policy must answer.
+        penalty_s: seconds that a client waits after a refused request.
         drain_s: seconds that a shutdown waits for requests in flight.
         max_batch: most observations of one call of the policy.
         max_wait_s: how long the first request of a batch waits for company.
@@ -77,6 +79,7 @@ class ServerOptions:
     idle_s: float = 600.0
     send_s: float = 20.0
     answer_s: float = 120.0
+    penalty_s: float = 0.5
     drain_s: float = 10.0
     max_batch: int = MAX_BATCH
     max_wait_s: float = MAX_WAIT_S
@@ -121,7 +124,7 @@ class PolicyServer:
         self._batcher = Batcher(policy, max_batch=options.max_batch, max_wait_s=options.max_wait_s, pad=options.pad)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._server: Server | None = None
-        self._opening: dict[ServerConnection, None] = {}
+        self._opening: Opening = {}
         self._clients: set[ServerConnection] = set()
         self._in_flight, self._draining = 0, False
         self._answered, self._refused, self._most_clients = 0, 0, 0
@@ -141,23 +144,6 @@ class PolicyServer:
         Raises:
             PolicyError: it cannot be had.
         """
-        opening, most = self._opening, self.options.pending
-
-        class Watched(ServerConnection):
-            """A connection that is known while it opens."""
-
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                super().connection_made(transport)
-                opening[self] = None
-                if len(opening) > most:
-                    oldest = next(iter(opening))
-                    del opening[oldest]
-                    oldest.transport.abort()
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                opening.pop(self, None)
-                super().connection_lost(exc)
-
         quiet = logging.getLogger("policies.server.websockets")
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False
@@ -167,7 +153,7 @@ class PolicyServer:
                 self.options.host,
                 self.options.port,
                 process_request=self._admit,
-                create_connection=Watched,
+                create_connection=watched(self._opening, self.options.pending),
                 origins=[None],  # a web page that the user looks at must not reach a server on loopback
                 compression=None,
                 open_timeout=self.options.open_s,

@@ -41,7 +41,7 @@ class Limits:
 
     message_bytes: int = 4 * 2**20
     items: int = 4096
-    pixels: int = 2**22
+    pixels: int = 2**21
     text: int = 10_000
 
 

@@ -29,7 +29,7 @@ TOKEN = "a-token-of-sixteen-letters"
 
 
 def options(protocol: str = "openpi", **changes) -> ServerOptions:
-    return ServerOptions(protocol=protocol, port=0, **changes)
+    return ServerOptions(**{"protocol": protocol, "port": 0, "penalty_s": 0.0, **changes})
 
 
 def line(server: PolicyServer, **keywords):
@@ -351,6 +351,24 @@ def test_a_message_in_crumbs_is_not_put_together():
         with contextlib.suppress(ConnectionError):
             bare.sendall(crumb + more * 5000)
         assert ended(bare)
+
+
+def test_a_flood_of_pings_is_cut_off(observations):
+    ping = struct.pack("!BBI", 0x89, 0x80, 0)
+    with serving(RandomPolicy(), options()) as server, shaken(server) as bare:
+        with contextlib.suppress(ConnectionError):
+            bare.sendall(ping * 20_000)
+        assert ended(bare)
+        assert ask(server, observations[0]).shape == (10, 7)
+
+
+def test_a_refused_client_has_to_wait(observations):
+    with serving(RandomPolicy(), options("vla-eval", penalty_s=0.3)) as server, line(server) as websocket:
+        began = time.monotonic()
+        for _ in range(2):
+            websocket.send(VLA_EVAL.pack({"type": "observation"}))
+            websocket.recv(timeout=20)
+        assert time.monotonic() - began >= 0.3
 
 
 def test_an_opening_that_never_ends_is_dropped():
