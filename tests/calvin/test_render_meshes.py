@@ -120,7 +120,7 @@ def test_distances_reach_inside_edges_and_corners():
     triangle = np.array([[(0.0, 0, 0), (1, 0, 0), (0, 1, 0)]])
     points = np.array([(0.2, 0.2, 0.5), (0.5, -2.0, 0.0), (-3.0, -4.0, 0.0), (1.0, 1.0, 0.0)])
     assert np.allclose(thinning.distances(points, triangle), [0.5, 2.0, 5.0, np.sqrt(0.5)])
-    far = triangle + [0.0, 0.0, 10.0]
+    far = triangle + np.array([0.0, 0.0, 10.0])
     assert np.allclose(thinning.distances(points, np.concatenate([far, triangle]))[0], 0.5)
 
 
