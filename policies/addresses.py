@@ -1,6 +1,6 @@
 """Remote policies as a user types them: ``openpi://HOST:PORT`` or ``vla-eval://HOST:PORT``, with options after ``?``.
 
-A server of this project needs none.  For any other: ``actions=calvin``, or the fields of
+A server of this project needs none.  For any other: ``actions=calvin`` (or ``metric``), or the fields of
 :class:`policies.api.ActionConvention` one by one, and ``chunk``, ``execute``, ``views``, ``optional_views``; what the
 things in an observation are called (``anchor=…``, ``wrist=…``, ``instruction=…``, ``proprio=…``); which entries of
 ``robot_obs`` are sent (``proprio_entries=0-6,14``); ``convert=calvin``, ``tls=1``, ``connections``, ``answer_s``.
@@ -13,11 +13,11 @@ from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from policies.api import CALVIN_ACTIONS, PROPRIO_DIM, ActionConvention, PolicyError, PolicySpec
+from policies.api import PROPRIO_DIM, ActionConvention, PolicyError, PolicySpec
+from policies.conventions import NAMED
 from policies.protocols import DIALECTS, VLA_EVAL, Dialect
 from policies.remote import TOKEN_VARIABLE, Remote, RemotePolicy
 
-CONVENTIONS = {"calvin": CALVIN_ACTIONS}
 _CONVENTION_FIELDS = {one.name: str if one.type == "str" else float for one in fields(ActionConvention)}
 _NAMES = ("anchor", "wrist", "instruction", "proprio")
 _SPEC_OPTIONS = ("chunk", "execute", "views", "optional_views")
@@ -79,7 +79,7 @@ def _remote(dialect: Dialect, host: str, port: int, options: Mapping[str, str]) 
     if "proprio_entries" in options:
         keys = replace(keys, proprio_entries=_entries(options["proprio_entries"]))
     extra = {name: read(options[name]) for name, read in _REMOTE_OPTIONS.items() if name in options}
-    convert = CONVENTIONS[options["convert"]] if "convert" in options else None
+    convert = NAMED[options["convert"]] if "convert" in options else None
     return Remote(
         dialect, host, port, keys=keys, declared=_declared(dialect, host, options), convert_to=convert, **extra
     )
@@ -94,7 +94,7 @@ def _declared(dialect: Dialect, host: str, options: Mapping[str, str]) -> Policy
         if stray:
             raise PolicyError(f"option {stray[0]!r} is for servers that do not describe themselves: give actions=… too")
         return None
-    convention = replace(CONVENTIONS[options.get("actions", "calvin")], **fields_given)
+    convention = replace(NAMED[options.get("actions", "calvin")], **fields_given)
     chunk = int(options.get("chunk", "1"))
     if "chunk" not in options and dialect is not VLA_EVAL:
         raise PolicyError("give chunk=…: how many actions the server answers with")

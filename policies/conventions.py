@@ -9,15 +9,22 @@ PyBullet's do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.api import ACTION_DIM, CALVIN_ACTIONS, ActionConvention, PolicyError
+from policies.api import ACTION_DIM, CALVIN_ACTIONS, ActionConvention, Observation, Policy, PolicyError, PolicySpec
 
 ROTATION_WIDTH = {"euler_xyz": 3, "axis_angle": 3, "quaternion_xyzw": 4, "rotation_6d": 6}
 """How many numbers a rotation takes; ``rotation_6d`` is a matrix' first column, then its second."""
+
+METRIC_ACTIONS = replace(CALVIN_ACTIONS, metres_per_unit=1.0, radians_per_unit=1.0)
+"""Steps in metres and radians, as vla-eval's CALVIN benchmark adds them to its target (``benchmarks/calvin``)."""
+
+NAMED = {"calvin": CALVIN_ACTIONS, "metric": METRIC_ACTIONS}
+"""Conventions that users may call by name."""
 
 Conversion = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
@@ -142,3 +149,30 @@ def _units(convention: ActionConvention) -> NDArray[np.float64]:
 
 def _wrapped(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return (angles + np.pi) % (2 * np.pi) - np.pi
+
+
+class Converted:
+    """A policy whose actions are given in another convention.
+
+    Args:
+        policy: any policy.
+        actions: the convention that its actions are turned into; seven numbers long.
+
+    Raises:
+        PolicyError: that cannot be done exactly.
+    """
+
+    def __init__(self, policy: Policy, actions: ActionConvention) -> None:
+        self._policy, self._convert = policy, conversion(policy.spec.actions, actions)
+        if width(actions) != ACTION_DIM:
+            raise PolicyError(f"rotation {actions.rotation!r}: a policy's actions have {ACTION_DIM} numbers")
+        self._spec = replace(policy.spec, actions=actions)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """The policy's spec with the other convention."""
+        return self._spec
+
+    def act(self, batch: Sequence[Observation], seeds: Sequence[int]) -> NDArray[np.float32]:
+        """Return float32 (B, K, 7)."""
+        return self._convert(self._policy.act(batch, seeds))

@@ -29,7 +29,7 @@ from policies.api import (
     PolicyError,
     PolicySpec,
 )
-from policies.conventions import conversion, width
+from policies.conventions import NAMED, conversion, width
 from policies.simple import check_call
 
 DECLARATION_FILE = "wristbench.json"
@@ -66,7 +66,7 @@ class LeRobotDeclaration:
 
     @classmethod
     def read(cls, folder: Path) -> LeRobotDeclaration:
-        """Read :data:`DECLARATION_FILE`; ``actions`` and ``convert_to`` are ``"calvin"`` or a convention's fields.
+        """Read :data:`DECLARATION_FILE`; ``actions`` and ``convert_to`` are a name or a convention's fields.
 
         Raises:
             PolicyError: it is not there, or cannot be read.
@@ -96,9 +96,9 @@ class LeRobotDeclaration:
 
 
 def _convention(said: str | Mapping[str, Any]) -> ActionConvention:
-    if isinstance(said, str) and said != "calvin":
+    if isinstance(said, str) and said not in NAMED:
         raise PolicyError(f'action convention {said!r}: expected "calvin" or a convention\'s fields')
-    return CALVIN_ACTIONS if isinstance(said, str) else ActionConvention(**said)
+    return NAMED[said] if isinstance(said, str) else ActionConvention(**said)
 
 
 def is_lerobot_folder(folder: Path | str) -> bool:

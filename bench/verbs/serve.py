@@ -11,6 +11,7 @@ from bench.verbs.common import Verbs, say, whole
 
 
 def _serve(args: argparse.Namespace) -> Mapping[str, Any]:
+    from policies.conventions import METRIC_ACTIONS, Converted
     from policies.registry import load_policy
     from policies.remote import TOKEN_VARIABLE
     from policies.server import ServerOptions, serve_until_stopped
@@ -27,6 +28,8 @@ def _serve(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.jobs import device
 
     policy = load_policy(args.policy, device=args.device or device())
+    if args.metric:
+        policy = Converted(policy, METRIC_ACTIONS)
 
     def ready(address: str) -> None:
         if not args.quiet:
@@ -54,6 +57,8 @@ def add(verbs: Verbs) -> None:
     serve.add_argument("--token", metavar="TEXT", help="clients must show it; better in WRISTBENCH_TOKEN")
     serve.add_argument("--name", type=_name, action="append", default=[], metavar="NAME=KEY",
                        help="what anchor, wrist, instruction or proprio is called on the wire")  # fmt: skip
+    serve.add_argument("--metric", action="store_true", help="give steps in metres and radians, as vla-eval's CALVIN "
+                       "benchmark takes them, instead of CALVIN's units")  # fmt: skip
     serve.add_argument("--batch", type=whole, default=16, metavar="B", help="most requests in one call of the policy")
     serve.add_argument("--pad", action="store_true", help="always fill batches up: answers to the last bit the same "
                        "whoever else asks")  # fmt: skip

@@ -9,7 +9,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from policies.api import CALVIN_ACTIONS, PolicyError
-from policies.conventions import ROTATION_WIDTH, conversion, rewrite, to_absolute, to_relative, width
+from policies.conventions import (
+    METRIC_ACTIONS,
+    ROTATION_WIDTH,
+    Converted,
+    conversion,
+    rewrite,
+    to_absolute,
+    to_relative,
+    width,
+)
+from policies.simple import RandomPolicy
 
 ABSOLUTE = replace(CALVIN_ACTIONS, frame="absolute", metres_per_unit=1.0, radians_per_unit=1.0)
 KINDS = sorted(ROTATION_WIDTH)
@@ -105,3 +115,13 @@ def test_relative_actions_lead_through_absolute_ones_and_back():
     assert np.abs(absolute[:, 3:6]).max() <= np.pi
     np.testing.assert_allclose(absolute[0, :3], target[:3] + 0.02 * relative[0, :3])
     np.testing.assert_allclose(to_relative(absolute, target), relative, atol=1e-9)
+
+
+def test_a_policy_can_be_served_in_metres_and_radians(observations):
+    policy = Converted(RandomPolicy(), METRIC_ACTIONS)
+    assert policy.spec.actions == METRIC_ACTIONS
+    ours, metric = RandomPolicy().act(observations, range(5)), policy.act(observations, range(5))
+    np.testing.assert_allclose(metric, ours * np.array([0.02] * 3 + [0.05] * 3 + [1]), rtol=1e-6)
+    np.testing.assert_allclose(Converted(policy, CALVIN_ACTIONS).act(observations, range(5)), ours, rtol=1e-6)
+    with pytest.raises(PolicyError, match="relative rotations"):
+        Converted(RandomPolicy(), replace(CALVIN_ACTIONS, rotation="quaternion_xyzw"))
