@@ -192,11 +192,11 @@ def push_into_drawer(hand: Hand) -> Motion:
     def beside(position: Vector) -> bool:
         return abs(float(position[0]) - centre) < BESIDE_DRAWER - 0.03 or fell(position)
 
-    for attempt in range(ATTEMPTS + 1):
+    for attempt in range(ATTEMPTS + 2):
         x = float(hand.block(name).position[0])
         if abs(x - centre) > BESIDE_DRAWER:
             near = centre + math.copysign(BESIDE_DRAWER - 0.04, x - centre)
-            if attempt == ATTEMPTS:
+            if attempt == ATTEMPTS + 1:
                 yield from _drag(hand, name, near - x)
             else:
                 yield from _shove(hand, name, np.array([near, LANE]), beside)
