@@ -178,6 +178,9 @@ def choose_grasp(hand: Hand, name: str, choice: int = 0) -> Pose:
         tilt = DRAWER_TILT if block.position[1] > BESIDE_TABLE and abs(yaw - ACROSS) < 0.8 else 0.0
     elif block.position[1] > -0.06 and abs(math.sin(best.yaw)) > 0.8:
         tilt = 0.15
+    elif choice and block.position[1] > -0.08:
+        # The first try touched the cabinet's slope.
+        tilt = 0.25
     x, y = (float(value) for value in block.position[:2] + best.offset)
     z = float(block.position[2])
     return Pose((x, y, z + max(0.0, block.height / 2 - 0.02)), yaw, tilt)
