@@ -38,6 +38,7 @@ class Conversation:
         self.server, self.connection = server, connection
         self.pack = server.dialect.pack
         self.spec = server.policy.spec
+        self.answered = 0
         self.whole_chunks = False
         self.left: deque[NDArray[np.float32]] = deque()
 
@@ -73,6 +74,7 @@ class Conversation:
             except (WireError, PolicyError) as error:
                 await self.refuse(_one_line(error))
                 return
+            self.answered += 1
             timing = {"infer_ms": (time.perf_counter() - began) * 1000}
             await self.send(self.pack({"actions": chunk, "server_timing": timing}))
 
@@ -92,6 +94,7 @@ class Conversation:
                 elif kind == "observation":
                     with self.server.request():
                         actions = await self._actions(payload)
+                    self.answered += 1
                     await self.send(self.pack(vla_eval_message("action", {"actions": actions}, seq)))
                 elif kind != "error":
                     raise WireError(f"message of type {kind[:40]!r}; hello, episode_start, observation are understood")

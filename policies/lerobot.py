@@ -97,7 +97,7 @@ class LeRobotDeclaration:
 
 def _convention(said: str | Mapping[str, Any]) -> ActionConvention:
     if isinstance(said, str) and said not in NAMED:
-        raise PolicyError(f'action convention {said!r}: expected "calvin" or a convention\'s fields')
+        raise PolicyError(f"action convention {said!r}: expected one of {sorted(NAMED)} or a convention's fields")
     return NAMED[said] if isinstance(said, str) else ActionConvention(**said)
 
 

@@ -14,7 +14,9 @@ import hmac
 import http
 import ipaddress
 import logging
+import math
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -38,7 +40,12 @@ from policies.watched import Opening, watched
 from policies.wire import LIMITS, Limits, WireError, unpack
 
 TOKEN_LENGTH = 16
+SWITCH_S = 0.0002
+"""How long the event loop may keep the policy's thread from the interpreter.  A network gives the interpreter away with
+every small operation; at Python's own 5 ms a busy event loop slows it several times over."""
 HEALTH_PATHS = ("/healthz", "/health")
+SUSPECTS = 1000
+"""Addresses remembered for having opened a connection in vain."""
 READERS = 4
 """Threads that decode messages, so that a large one does not hold the event loop."""
 
@@ -60,7 +67,8 @@ class ServerOptions:
         idle_s: seconds without a whole message after which a connection is closed.
         send_s: seconds in which an answer must be taken.
         answer_s: seconds in which the policy must answer.
-        penalty_s: seconds that a client waits after a refused request.
+        penalty_s: seconds that a client waits after a refused request; for as long after a connection that was never
+            answered, new ones from its address wait as long to be opened.
         drain_s: seconds that a shutdown waits for requests in flight.
         max_batch: most observations of one call of the policy.
         max_wait_s: how long the first request of a batch waits for company.
@@ -109,6 +117,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _address(connection: ServerConnection) -> str:
+    where = connection.remote_address
+    return str(where[0]) if where else ""
+
+
 class PolicyServer:
     """One policy, one port.
 
@@ -126,6 +139,7 @@ class PolicyServer:
         self._server: Server | None = None
         self._opening: Opening = {}
         self._clients: set[ServerConnection] = set()
+        self._suspected: dict[str, float] = {}
         self._in_flight, self._draining = 0, False
         self._answered, self._refused, self._most_clients = 0, 0, 0
         self._took_s: deque[float] = deque(maxlen=REMEMBERED)
@@ -191,15 +205,27 @@ class PolicyServer:
             **self._batcher.statistics(),
         }
 
-    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         address = urlsplit(request.path)
         if address.path in HEALTH_PATHS:
             return connection.respond(http.HTTPStatus.OK, "OK\n")
+        await self._make_suspects_wait(connection)
         if self.options.token is not None and not self._shows_token(request, address.query):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "token missing or wrong\n")
         if self._draining or len(self._clients) >= self.options.clients:
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "no room for another client; try again\n")
         return None
+
+    async def _make_suspects_wait(self, connection: ServerConnection) -> None:
+        """Slow down who opens one connection after the other in vain; not where so many wait that it would shut out."""
+        suspected = self._suspected.get(_address(connection), -math.inf) + self.options.penalty_s
+        if time.monotonic() < suspected and len(self._opening) <= self.options.pending // 2:
+            await asyncio.sleep(self.options.penalty_s)
+
+    def _suspect(self, connection: ServerConnection) -> None:
+        if len(self._suspected) > SUSPECTS:
+            self._suspected.clear()
+        self._suspected[_address(connection)] = time.monotonic()
 
     def _shows_token(self, request: Request, query: str) -> bool:
         shown = [words.partition(" ")[2] for words in request.headers.get_all("Authorization")]
@@ -220,6 +246,8 @@ class PolicyServer:
             pass
         finally:
             self._clients.discard(connection)
+            if not line.answered:
+                self._suspect(connection)
             await connection.close(1001 if self._draining else 1011)
 
     async def answer(self, payload: Any) -> NDArray[np.float32]:
@@ -278,6 +306,7 @@ def serve_until_stopped(policy: Policy, options: ServerOptions, ready: Callable[
     """
 
     async def main() -> dict[str, Any]:
+        sys.setswitchinterval(SWITCH_S)
         server = PolicyServer(policy, options)
         await server.start()
         stop = asyncio.Event()
@@ -299,11 +328,14 @@ def serving(policy: Policy, options: ServerOptions | None = None) -> Iterator[Po
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="policy-server", daemon=True)
     thread.start()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
     try:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result()
         yield server
     finally:
         asyncio.run_coroutine_threadsafe(server.close(), loop).result()
+        sys.setswitchinterval(before)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -371,6 +371,23 @@ def test_a_refused_client_has_to_wait(observations):
         assert time.monotonic() - began >= 0.3
 
 
+def test_who_connects_in_vain_waits_to_connect_again_and_nobody_else_does(observations):
+    with serving(RandomPolicy(), options(penalty_s=0.3)) as server, line(server) as good:
+        good.recv(timeout=20)
+        shaken(server).close()
+        time.sleep(0.05)
+        began = time.monotonic()
+        good.send(request(observations[0]))
+        good.recv(timeout=20)
+        quick = time.monotonic() - began
+        began = time.monotonic()
+        with line(server) as again:
+            again.recv(timeout=20)
+        assert time.monotonic() - began >= 0.3 > quick
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=20) as answer:
+            assert answer.status == 200
+
+
 def test_an_opening_that_never_ends_is_dropped():
     with serving(RandomPolicy(), options(open_s=0.3)) as server, raw(server) as bare:
         bare.sendall(b"GET / HTTP/1.1\r\n")
