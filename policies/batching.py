@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -40,13 +41,21 @@ class Batcher:
         policy: what is asked, in a thread of its own.
         max_batch: most observations of one call.
         max_wait_s: how long the first request of a batch waits for company.
+        company: how many may ask at once; a batch that has them all waits for nobody.
         pad: fill smaller batches with copies of their first observation; costs time where few ask.
     """
 
     def __init__(
-        self, policy: Policy, *, max_batch: int = MAX_BATCH, max_wait_s: float = MAX_WAIT_S, pad: bool = False
+        self,
+        policy: Policy,
+        *,
+        max_batch: int = MAX_BATCH,
+        max_wait_s: float = MAX_WAIT_S,
+        company: Callable[[], float] = lambda: math.inf,
+        pad: bool = False,
     ) -> None:
         self.policy, self.max_batch, self.max_wait_s, self._pad = policy, max_batch, max_wait_s, pad
+        self._company = company
         self._waiting: asyncio.Queue[_Request] = asyncio.Queue()
         self._loop: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
@@ -110,7 +119,7 @@ class Batcher:
             left = until - time.perf_counter()
             if not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            elif left <= 0:
+            elif left <= 0 or len(batch) >= self._company():
                 break
             else:
                 with contextlib.suppress(TimeoutError):

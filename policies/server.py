@@ -134,11 +134,17 @@ class PolicyServer:
         self.policy, self.options = policy, options
         self.dialect = DIALECTS[options.protocol]
         self.keys: Keys = self.dialect.keys.renamed(options.names)
-        self._batcher = Batcher(policy, max_batch=options.max_batch, max_wait_s=options.max_wait_s, pad=options.pad)
+        self._clients: set[ServerConnection] = set()
+        self._batcher = Batcher(
+            policy,
+            max_batch=options.max_batch,
+            max_wait_s=options.max_wait_s,
+            company=lambda: len(self._clients),
+            pad=options.pad,
+        )
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
         self._server: Server | None = None
         self._opening: Opening = {}
-        self._clients: set[ServerConnection] = set()
         self._suspected: dict[str, float] = {}
         self._in_flight, self._draining = 0, False
         self._answered, self._refused, self._most_clients = 0, 0, 0

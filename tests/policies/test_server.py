@@ -250,6 +250,11 @@ def test_requests_that_wait_become_one_call(observations):
         np.testing.assert_array_equal(answer, np.full((3, 7), np.float32(seed) / 1000))
 
 
+def test_one_client_alone_does_not_wait_for_others(observations):
+    with serving(Picky(), options(max_wait_s=30.0)) as server:
+        np.testing.assert_array_equal(ask(server, observations[0], 5), np.full((3, 7), np.float32(0.005)))
+
+
 def test_padding_gives_every_call_the_same_size(observations):
     policy = Picky()
     with serving(policy, options(max_batch=4, pad=True)) as server:
