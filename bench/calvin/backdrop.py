@@ -67,6 +67,8 @@ class Backdrop:
         half = np.diag([0.5, 0.5, 0.5, 1.0])
         half[:3, 3] = 0.5
         self._shadow_from_pixel = half @ shaders.shadow_from_world() @ np.linalg.inv(clip_from_world) @ pixel
+        self._covers_everything = 0
+        """Corners in the index buffer while they are those of all cells: they need not be written again."""
         self._low = self._high = np.zeros((3, 1, _ROWS * _COLUMNS))
 
     def rebuild(self, draw_still: Callable[[], None], shadow_frame: Any, still_shadow: Callable[[], None]) -> None:
@@ -87,7 +89,7 @@ class Backdrop:
         self._context.copy_framebuffer(self._whole.target, self._lit.target)
         self._whole.target.use()
         self._whole.target.viewport = RECTANGLES[VIEW]
-        self._relight(np.ones((_ROWS, _COLUMNS), np.bool_))
+        self.shade_all()
 
     def _bound_cells(self) -> None:
         """Put a box around what each cell shows, in the shadow map's 0..1."""
@@ -120,17 +122,26 @@ class Backdrop:
             reached &= self._high[axis] > low[axis] - _MARGIN
         self._relight(reached.any(axis=0).reshape(_ROWS, _COLUMNS))
 
+    def shade_all(self) -> None:
+        """Light anew every pixel, in the framebuffer in use; the shadow map must be bound."""
+        self._relight(np.ones((_ROWS, _COLUMNS), np.bool_))
+
     def _relight(self, cells: NDArray[np.bool_]) -> None:
-        triangles = strips(cells)
-        if len(triangles) == 0:
-            return
+        if (everything := bool(cells.all())) and self._covers_everything:
+            count = self._covers_everything
+        else:
+            triangles = strips(cells)
+            if len(triangles) == 0:
+                return
+            self._index.write(triangles)
+            count = triangles.size
+            self._covers_everything = count if everything else 0
         self._lit.colour.use(_LIT_UNIT)
         self._lit.depth.use(_DEPTH_UNIT)
         self._program["lit"].value, self._program["depth"].value = _LIT_UNIT, _DEPTH_UNIT
         self._program["shadow_from_pixel"].write(self._shadow_from_pixel.T.astype("f4").tobytes())
-        self._index.write(triangles)
         self._context.disable(self._context.DEPTH_TEST | self._context.CULL_FACE)
-        self._array.render(vertices=triangles.size)
+        self._array.render(vertices=count)
         self._context.enable(self._context.DEPTH_TEST | self._context.CULL_FACE)
 
     def release(self) -> None:

@@ -1,7 +1,8 @@
 """Where the renderer draws: one framebuffer that holds every view, so that all of them are read at once.
 
-Reading makes the processor wait for the GPU, and where several processes share a GPU each wait costs a turn.  Rows lie
-top first: the cameras' projections are flipped, nothing is turned over afterwards.
+Reading makes the processor wait for the GPU, and where several processes share a GPU each piece of work costs a turn.
+So the GPU itself copies the pictures into buffers, as the last of the commands that draw them.  Rows lie top first: the
+cameras' projections are flipped, nothing is turned over afterwards.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def _stacked() -> dict[str, Rectangle]:
 RECTANGLES: Mapping[str, Rectangle] = MappingProxyType(_stacked())
 """Camera name -> its place in the framebuffer, one below the other."""
 
+_DEPTH = {"components": 1, "attachment": -1, "dtype": "f4"}
+
 SIZE = (max(camera.size for camera in CAMERAS.values()), sum(camera.size for camera in CAMERAS.values()))
 
 
@@ -42,18 +45,33 @@ class Frame:
         self.depth = context.depth_texture(SIZE)
         self.depth.compare_func, self.depth.filter = "", (context.NEAREST, context.NEAREST)
         self.target = context.framebuffer([self.colour], self.depth)
+        self._context = context
+        self._copies: dict[str, Any] = {}
+
+    def copy_out(self, names: Iterable[str], kinds: Iterable[str]) -> None:
+        """Let the GPU copy the named views, ``rgb`` and/or ``depth``, for :meth:`pixels` and :meth:`metres`."""
+        around = _around(names)
+        for kind in kinds:
+            if kind not in self._copies:
+                self._copies[kind] = self._context.buffer(reserve=SIZE[0] * SIZE[1] * 4, dynamic=True)
+            what: dict[str, Any] = {"components": 4} if kind == "rgb" else _DEPTH
+            self.target.read_into(self._copies[kind], viewport=around, **what)
+
+    def _copied(self, kind: str, around: Rectangle) -> bytes:
+        raw: bytes = self._copies[kind].read(around[2] * around[3] * 4)
+        return raw
 
     def pixels(self, names: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
-        """Return camera name -> uint8 (H, W, 3), first row on top."""
+        """Return camera name -> uint8 (H, W, 3), first row on top, as they were copied out."""
         around = _around(names)
-        raw = self.target.read(viewport=around, components=4)
+        raw = self._copied("rgb", around)
         picture = np.frombuffer(raw, np.uint8).reshape(around[3], around[2], 4)
         return {name: _opaque(_cut(picture, name, around)) for name in names}
 
     def metres(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """Return camera name -> float32 (H, W) depth along the camera's z, first row on top."""
+        """Return camera name -> float32 (H, W) depth along the camera's z, first row on top, as copied out."""
         around = _around(names)
-        raw = self.target.read(viewport=around, components=1, attachment=-1, dtype="f4")
+        raw = self._copied("depth", around)
         depth = np.frombuffer(raw, np.float32).reshape(around[3], around[2])
         return {
             name: CAMERAS[name].metres(_cut(depth, name, around).astype(np.float64)).astype(np.float32)
@@ -62,7 +80,7 @@ class Frame:
 
     def release(self) -> None:
         """Give the GPU's memory back."""
-        for item in (self.target, self.colour, self.depth):
+        for item in (self.target, self.colour, self.depth, *self._copies.values()):
             item.release()
 
 

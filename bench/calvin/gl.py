@@ -55,6 +55,11 @@ def device_name() -> str:
     return _context_of(os.getpid())[1]
 
 
+def on_cpu() -> bool:
+    """Say whether a processor draws, Mesa's llvmpipe or softpipe, and no GPU."""
+    return device_name().startswith(("llvmpipe", "softpipe"))
+
+
 def gl_available() -> tuple[bool, str]:
     """Return whether the renderer can run here, and what draws (``"llvmpipe (LLVM 15.0.6, 256 bits)"``) or why not."""
     try:

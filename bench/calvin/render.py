@@ -244,6 +244,7 @@ class GlRenderer:
         with gl.LOCK, self._context:  # leaving it hands all commands to the GPU
             self._begin()
             self._draw_views(clips, corners)
+            self._frame.copy_out(names, kinds)
         return partial(self._finish, names, kinds)
 
     def _finish(self, names: tuple[str, ...], kinds: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -307,8 +308,11 @@ class GlRenderer:
         for name, clip_from_world in clips.items():
             frame.viewport = RECTANGLES[name]
             if name == backdrop.VIEW:
-                shadow = (_SHADOW_FROM_WORLD @ corners[..., : self._moving])[:, :3] / 2 + 0.5  # (8, 3, N)
-                still.shade(shadow.min(axis=0), shadow.max(axis=0))
+                if gl.on_cpu():
+                    shadow = (_SHADOW_FROM_WORLD @ corners[..., : self._moving])[:, :3] / 2 + 0.5  # (8, 3, N)
+                    still.shade(shadow.min(axis=0), shadow.max(axis=0))
+                else:  # a GPU computes all pixels sooner than the processor finds out which of them matter
+                    still.shade_all()
             self._draw_parts(name, clip_from_world, corners, parts[: self._moving] if name == backdrop.VIEW else parts)
 
     def _still_background(self, clip_from_world: NDArray[np.float64], corners: NDArray[np.float32]) -> Backdrop:

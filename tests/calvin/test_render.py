@@ -223,6 +223,19 @@ def test_a_picture_does_not_depend_on_those_before_it(env):
         assert all(np.array_equal(view, _fresh_views(env)[name]) for name, view in env.views().items())
 
 
+def test_lighting_all_pixels_or_only_the_shaded_cells_gives_one_picture(env, monkeypatch):
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        env.step(rng.uniform(-1, 1, 7), render_views=False)
+        pictures = []
+        for cpu in (True, False, True):
+            monkeypatch.setattr(gl, "on_cpu", lambda cpu=cpu: cpu)
+            pictures.append(env.views())
+        for other in pictures[1:]:
+            for name, view in pictures[0].items():
+                np.testing.assert_array_equal(view, other[name])
+
+
 def test_moving_things_cast_shadows_on_what_stands_still(env):
     high, away = (0.2, -0.1, 0.60), (3.0, 3.0, 0.02)
     for block in ("block_red", "block_blue", "block_pink"):
