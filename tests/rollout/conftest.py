@@ -19,6 +19,9 @@ def ray_session() -> Iterator[Any]:
     """Start a Ray of five CPUs and two GPUs, neither of which need exist; the code under test finds it running."""
     from bench.rollout.session import start_ray
 
+    earlier = sys.modules.get("ray")
+    if earlier is not None and earlier.is_initialized():
+        earlier.shutdown()  # tests of other rooms start one without these GPUs
     ray = start_ray(cpus=5, gpus=2)
     yield ray
     ray.shutdown()
