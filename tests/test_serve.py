@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.cli import run
-from bench.perf_serve import measure
+from bench.perf.serve import measure
 from policies.addresses import connect
 from policies.api import Observation
 from policies.remote import TOKEN_VARIABLE

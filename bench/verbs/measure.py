@@ -24,7 +24,7 @@ def _parity(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.calvin.perf_env import measure, measure_many
+    from bench.perf.env import measure, measure_many
 
     world = {"scene": args.scene, "assets": args.calvin_assets, "renderer": args.renderer}
     result = measure(args.steps, **world)
@@ -35,7 +35,7 @@ def _perf_env(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _perf_collect(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.demonstrations import CollectOptions
-    from bench.perf_collect import measure
+    from bench.perf.collect import measure
 
     options = CollectOptions(
         scenes=args.scenes,
@@ -57,7 +57,7 @@ def _perf_collect(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _perf_experts(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.perf_experts import measure
+    from bench.perf.experts import measure
 
     return measure(
         args.scenes,
@@ -73,19 +73,19 @@ def _perf_experts(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _perf_data(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.data.perf_data import measure
+    from bench.perf.data import measure
 
     return measure(args.dataset, frames=args.frames, seconds=args.seconds, lerobot=args.lerobot_python)
 
 
 def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.perf_policy import measure
+    from bench.perf.policy import measure
 
     return measure(args.scale, device=args.device, steps=args.steps, batch=args.batch)
 
 
 def _perf_rollout(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.rollout.perf_rollout import PerfOptions, measure
+    from bench.perf.rollout import PerfOptions, measure
     from bench.rollout.world import WorldOptions
 
     options = PerfOptions(
@@ -105,7 +105,7 @@ def _perf_rollout(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _perf_serve(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.perf_serve import measure
+    from bench.perf.serve import measure
 
     return measure(
         args.policy,

@@ -26,7 +26,7 @@ from bench.calvin.sequence_rules import outcomes
 from bench.calvin.starts import needs_block_in_gripper, random_start, symbolic_start
 from bench.calvin.tasks import FAMILY, TASKS, task_done
 from bench.errors import UserError
-from bench.perf_experts import RateJob, try_starts
+from bench.perf.experts import RateJob, try_starts
 
 ONE_PER_FAMILY = sorted({FAMILY[task]: task for task in TASKS}.values())
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.data import perf_data
 from bench.data.pack import pack_dataset
-from bench.data.perf_data import measure
 from bench.errors import UserError
+from bench.perf import data as perf_data
+from bench.perf.data import measure
 
 
 def test_every_way_is_measured_and_an_absent_peer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 from rollout_doubles import NoisyPolicy
 
 from bench.errors import UserError
+from bench.perf.rollout import PerfOptions, Slow, _agree, measure, slowed, summary
 from bench.rollout.chain import ChainResult
-from bench.rollout.perf_rollout import PerfOptions, Slow, _agree, measure, slowed, summary
 from bench.rollout.spent import Meter, TimedWorld
 from bench.rollout.world import WorldOptions
 

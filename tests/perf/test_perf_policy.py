@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import UserError
-from bench.perf_policy import measure
+from bench.perf.policy import measure
 
 
 def test_the_figures_of_one_run_fit_together():

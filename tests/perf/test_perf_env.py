@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.calvin.perf_env import measure
 from bench.errors import UserError
+from bench.perf.env import measure
 
 
 def test_measures_what_the_command_prints():

@@ -8,7 +8,7 @@ import pytest
 
 from bench.demonstrations import CollectOptions
 from bench.errors import UserError
-from bench.perf_collect import measure
+from bench.perf.collect import measure
 
 OPTIONS = CollectOptions(tasks=("turn_on_led",), episodes=1, validation_episodes=1, depth=False)
 

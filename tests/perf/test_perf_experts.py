@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from bench import perf_experts
 from bench.cli import run
 from bench.errors import UserError
-from bench.perf_experts import RateJob, measure, try_starts
+from bench.perf import experts as perf_experts
+from bench.perf.experts import RateJob, measure, try_starts
 
 
 def test_a_start_is_the_same_however_the_work_is_dealt_out() -> None:
