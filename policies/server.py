@@ -46,6 +46,8 @@ every small operation; at Python's own 5 ms a busy event loop slows it several t
 HEALTH_PATHS = ("/healthz", "/health")
 SUSPECTS = 1000
 """Addresses remembered for having opened a connection in vain."""
+CLOSE_S = 1.0
+"""How long a client has to take its closing frame."""
 READERS = 4
 """Threads that decode messages, so that a large one does not hold the event loop."""
 
@@ -177,7 +179,7 @@ class PolicyServer:
                 origins=[None],  # a web page that the user looks at must not reach a server on loopback
                 compression=None,
                 open_timeout=self.options.open_s,
-                close_timeout=1,
+                close_timeout=CLOSE_S,
                 ping_timeout=60,  # a client may be busy simulating
                 max_size=self.options.limits.message_bytes,
                 max_queue=2,
@@ -254,7 +256,15 @@ class PolicyServer:
             self._clients.discard(connection)
             if not line.answered:
                 self._suspect(connection)
-            await connection.close(1001 if self._draining else 1011)
+            await self._hang_up(connection)
+
+    async def _hang_up(self, connection: ServerConnection) -> None:
+        """Close; a client that does not take what is sent would not take the closing frame either, and is cut off."""
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await connection.close(1001 if self._draining else 1011)
+        except TimeoutError:
+            connection.transport.abort()
 
     async def answer(self, payload: Any) -> NDArray[np.float32]:
         """Return the chunk for one decoded request.

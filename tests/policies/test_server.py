@@ -377,18 +377,20 @@ def test_a_refused_client_has_to_wait(observations):
 
 
 def test_who_connects_in_vain_waits_to_connect_again_and_nobody_else_does(observations):
-    with serving(RandomPolicy(), options(penalty_s=0.3)) as server, line(server) as good:
+    with (
+        serving(RandomPolicy(), options(penalty_s=2.0)) as server,
+        line(server) as good,
+        ThreadPoolExecutor(1) as pool,
+    ):
         good.recv(timeout=20)
-        shaken(server).close()
-        time.sleep(0.05)
-        began = time.monotonic()
+        with shaken(server) as bare:
+            bare.sendall(frame(2**30))
+            assert ended(bare)
+        again = pool.submit(ask, server, observations[1])
         good.send(request(observations[0]))
         good.recv(timeout=20)
-        quick = time.monotonic() - began
-        began = time.monotonic()
-        with line(server) as again:
-            again.recv(timeout=20)
-        assert time.monotonic() - began >= 0.3 > quick
+        assert not again.done()
+        assert again.result().shape == (10, 7)
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=20) as answer:
             assert answer.status == 200
 
@@ -415,14 +417,12 @@ def test_a_silent_client_is_dropped():
 
 
 def test_a_client_that_takes_no_answers_is_dropped(observations):
-    big = Scripted(lambda *_: np.zeros((1000, 7), np.float32), PolicySpec("big", chunk=1000, execute=1))
+    big = Scripted(lambda *_: np.zeros((50_000, 7), np.float32), PolicySpec("big", chunk=50_000, execute=1))
     with serving(big, options(send_s=0.3)) as server, shaken(server) as bare:
-        bare.settimeout(1)
         message = request(observations[0])
-        with contextlib.suppress(OSError):
+        with pytest.raises(ConnectionError):
             for _ in range(1000):
                 bare.sendall(frame(len(message)) + message)
-        assert server.statistics()["most_clients"] == 1
 
 
 def test_a_policy_that_hangs_is_not_waited_for_for_ever(observations):
