@@ -35,7 +35,7 @@ class Limits:
     Attributes:
         message_bytes: largest message.
         items: entries of all its lists and maps together; arrays count as one.
-        pixels: largest picture once decoded.
+        pixels: of all its JPEG and PNG pictures together, once decoded.
         text: characters of one string.
     """
 
@@ -126,7 +126,7 @@ class _Reader:
     """Counts what a message is made of while it is read, and turns its maps into arrays where they stand for some."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._left = limits, limits.items
+        self._limits, self._left, self._pixels = limits, limits.items, limits.pixels
 
     def a_list(self, entries: list[Any]) -> list[Any]:
         self._count(len(entries))
@@ -158,9 +158,11 @@ class _Reader:
 
         try:
             with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as picture:
-                if picture.width * picture.height > self._limits.pixels:
+                self._pixels -= picture.width * picture.height
+                if self._pixels < 0:
                     raise WireError(
-                        f"picture of {picture.width}×{picture.height}; at most {self._limits.pixels} pixels are read"
+                        f"picture of {picture.width}×{picture.height}; at most {self._limits.pixels} pixels of all "
+                        "pictures together are read"
                     )
                 return np.asarray(picture)
         except WireError:

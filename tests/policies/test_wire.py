@@ -144,6 +144,15 @@ def test_a_picture_that_is_a_bomb_is_not_decoded():
         unpack(msgpack.packb({"__image__": True, "format": "png", "data": file.getvalue()}))
 
 
+def test_many_small_pictures_are_no_way_around_the_limit():
+    file = io.BytesIO()
+    Image.new("RGB", (1000, 1000)).save(file, "png")
+    one = {"__image__": True, "format": "png", "data": file.getvalue()}
+    assert len(unpack(msgpack.packb([one] * 2))) == 2
+    with pytest.raises(WireError, match="pixels of all"):
+        unpack(msgpack.packb([one] * 3))
+
+
 @pytest.mark.parametrize(
     "changes", [{"format": "gif"}, {"format": ["png"]}, {"data": b"no"}, {"data": None}, {"format": "jpeg"}]
 )
