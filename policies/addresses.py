@@ -30,11 +30,6 @@ _REMOTE_OPTIONS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def is_address(name: str) -> bool:
-    """Return whether ``name`` is meant to be a remote policy."""
-    return name.partition("://")[0] in DIALECTS and "://" in name
-
-
 def connect(address: str) -> RemotePolicy:
     """Return the policy at ``address``; its server must be running.
 
@@ -50,13 +45,14 @@ def parse_address(address: str) -> Remote:
     Raises:
         PolicyError: it cannot be read; the message names the option.
     """
-    parts = urlsplit(address)
+    expected = f"policy {address!r}: expected {' or '.join(sorted(DIALECTS))}://HOST:PORT[?OPTION=VALUE&…]"
     try:
+        parts = urlsplit(address)
         dialect, host, port = DIALECTS[parts.scheme], parts.hostname, parts.port
     except (KeyError, ValueError):
-        dialect, host, port = None, None, None
-    if dialect is None or not host or not port or parts.path not in ("", "/") or parts.username is not None:
-        raise PolicyError(f"policy {address!r}: expected {' or '.join(sorted(DIALECTS))}://HOST:PORT[?OPTION=VALUE&…]")
+        raise PolicyError(expected) from None
+    if not host or not port or parts.path not in ("", "/") or parts.username is not None:
+        raise PolicyError(expected)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if "token" in options:
         raise PolicyError(

@@ -116,14 +116,16 @@ class RemotePolicy:
         for _ in range(remote.connections):
             self._lines.put(_Line(remote))
         first = self._lines.get()
-        greeting = first.greeting()
-        self._lines.put(first)
-        self._theirs = _spec_of(greeting, remote)
         self._convert = None
-        self._spec = self._theirs
-        if remote.convert_to is not None:
-            self._convert = conversion(self._theirs.actions, remote.convert_to)
-            self._spec = PolicySpec.from_json({**self._theirs.to_json(), "actions": vars(remote.convert_to)})
+        try:
+            self._theirs = self._spec = _spec_of(first.greeting(), remote)
+            if remote.convert_to is not None:
+                self._convert = conversion(self._theirs.actions, remote.convert_to)
+                self._spec = PolicySpec.from_json({**self._theirs.to_json(), "actions": vars(remote.convert_to)})
+        except PolicyError:
+            first.close()
+            raise
+        self._lines.put(first)
         self._threads = ThreadPoolExecutor(remote.connections, thread_name_prefix="remote")
 
     @property
