@@ -99,6 +99,8 @@ class Batcher:
     async def _serve(self) -> None:
         while True:
             batch = await self._gather()
+            if not batch:
+                continue
             began = time.perf_counter()
             self._queued_s += [began - request.came for request in batch]
             self._fill.append(len(batch))
@@ -124,7 +126,7 @@ class Batcher:
             else:
                 with contextlib.suppress(TimeoutError):
                     batch.append(await asyncio.wait_for(self._waiting.get(), left))
-        return [request for request in batch if not request.answer.done()] or await self._gather()
+        return [request for request in batch if not request.answer.done()]
 
     def _answers(self, batch: Sequence[_Request]) -> list[NDArray[np.float32] | PolicyError]:
         """Return a chunk or an error for each request; runs in the policy's own thread."""
