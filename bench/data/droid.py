@@ -323,7 +323,7 @@ def _episode(
     task = task.strip() if isinstance(task, str) else ""
     sentence = calibration.sentence(identifier) or task
     windows = (Window(0, length, task or sentence, sentence),) if sentence else ()
-    safe = re.sub(r"[^\w.+-]", "_", identifier)[:120]
+    safe = re.sub(r"^\.|[^\w.+-]", "_", identifier)[:120]
     return Episode(safe, "", first, first + length - 1, windows, frames, frames)
 
 
@@ -338,10 +338,8 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 def _video(folder: Path, camera: str, serial: str) -> Path | None:
     """Return a camera's file: by its serial number, or by its role in a folder of videos alone."""
-    for path in (folder / "recordings" / "MP4" / f"{serial}.mp4", folder / f"{camera}.mp4"):
-        if path.is_file() and (serial.isalnum() or path.stem == camera):
-            return path
-    return None
+    numbered = [folder / "recordings" / "MP4" / f"{serial}.mp4"] if serial.isalnum() and len(serial) < 100 else []
+    return next((path for path in (*numbered, folder / f"{camera}.mp4") if path.is_file()), None)
 
 
 def _length(folder: Path, metadata: Mapping[str, Any], frames: DroidFrames) -> int:

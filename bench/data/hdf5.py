@@ -32,12 +32,15 @@ def list_arrays(path: Path) -> dict[str, tuple[int, ...]]:
         UserError: missing, damaged, or more arrays than any recording has.
     """
     found: dict[str, tuple[int, ...]] = {}
+    seen = 0
 
     def visit(group: Any, prefix: str, depth: int) -> None:
         import h5py
 
+        nonlocal seen
         for name in group:
-            if len(found) > _MAX_NAMES or depth > _MAX_DEPTH:
+            seen += 1  # names, not arrays: few groups that hold one another can be walked in very many ways
+            if seen > _MAX_NAMES or depth > _MAX_DEPTH:
                 raise UserError(
                     f"{path}: expected a recording's arrays, got over {_MAX_NAMES} or deeper groups; refused"
                 )

@@ -292,14 +292,14 @@ def _extras(root: Path) -> dict[int, dict[str, Any]]:
     content = read_json(root / EXTRAS)
     try:
         return {int(entry["episode_index"]): dict(entry) for entry in content["episodes"]}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{root / EXTRAS}: expected episodes by number, got another content; delete it") from None
 
 
 def _told_windows(told: dict[str, Any], length: int) -> tuple[Window, ...]:
     try:
         windows = [Window(int(a), int(b), str(task), str(words)) for a, b, task, words in told.get("windows", ())]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return ()
     return tuple(window for window in windows if window.stop <= length)
 

@@ -72,7 +72,7 @@ class Info(BaseModel):
     features: dict[str, Feature] = Field(max_length=1000)
     total_episodes: int = Field(ge=0, le=MAX_ROWS)
     total_frames: int = Field(ge=0, le=MAX_ROWS)
-    chunks_size: int = Field(default=1000, ge=1)
+    chunks_size: int = Field(default=1000, ge=1, le=MAX_ROWS)
     data_path: str
     video_path: str | None = None
     robot_type: str | None = None
@@ -165,7 +165,7 @@ def filled(template: str, values: Mapping[str, int | str], source: Path) -> str:
 
     path = _FIELD.sub(put, template)
     parts = PurePosixPath(path)
-    if not path or "{" in path or parts.is_absolute() or ".." in parts.parts or "\0" in path or len(path) > 1000:
+    if not path.isprintable() or "{" in path or parts.is_absolute() or ".." in parts.parts or not 0 < len(path) < 1000:
         raise UserError(f"{source}: expected a path inside the data set, got {printable(template, 200)!r}; refused")
     return path
 
@@ -250,7 +250,7 @@ def _tasks_v2(root: Path) -> dict[int, str]:
     path = root / "meta" / "tasks.jsonl"
     try:
         return {int(row["task_index"]): str(row["task"]) for row in _read_lines(path)}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: expected task_index and task in every line; fetch it again") from None
 
 
@@ -260,7 +260,7 @@ def _tasks_v3(root: Path) -> dict[int, str]:
     words = table.get("task", table.get("__index_level_0__"))
     try:
         return {int(number): str(word) for number, word in zip(table["task_index"], words or (), strict=True)}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path}: expected the columns task_index and task, got {sorted(table)}") from None
 
 

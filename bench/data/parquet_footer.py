@@ -99,7 +99,10 @@ def check_pages(path: Path, chunk: Chunk) -> None:
                 if header[2] < 0 or header[3] < 0:
                     raise ValueError("a page of negative size")
                 unpacked += header[2]
-                values += sum(header[kind][1] for kind in (5, 8) if kind in header)
+                told = [header[kind][1] for kind in (5, 8) if kind in header]
+                if min(told, default=0) < 0:
+                    raise ValueError("a page of fewer than no values")
+                values += sum(told)
                 if 7 in header and not 0 <= header[7][1] <= max(chunk.values, header[2]):
                     raise ValueError("a dictionary larger than its page")
                 at += used + header[3]

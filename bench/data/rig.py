@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.errors import UserError
 from worldmodel.api import ANCHOR, WRIST, Camera
 
 
@@ -129,12 +130,23 @@ class Lens:
         if self.pose is not None:
             return np.tile(matrices(np.array([self.pose])), (frames, 1, 1))
         if self.pose_key is not None:
-            recorded = arrays[self.pose_key].reshape(frames, -1)
+            recorded = _six(self.pose_key, arrays, frames)
             return matrices(recorded) if np.isfinite(recorded).all() else None
         if self.mount is not None and self.gripper_key is not None:
-            gripper = arrays[self.gripper_key].reshape(frames, -1)
+            gripper = _six(self.gripper_key, arrays, frames)
             return matrices(gripper) @ matrices(np.array([self.mount])) if np.isfinite(gripper).all() else None
         return None
+
+
+def _six(key: str, arrays: Mapping[str, NDArray[Any]], frames: int) -> NDArray[Any]:
+    """Return a column of poses (T, 6); one with a quaternion would be read as if it held angles."""
+    column = arrays[key]
+    if column.dtype.kind not in "fiu" or column.size != frames * 6:
+        raise UserError(
+            f"{key}: expected 6 numbers in every frame, x y z roll pitch yaw, got {column.dtype} {column.shape[1:]}; "
+            "name another column as the camera's or gripper's pose"
+        )
+    return column.reshape(frames, 6)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import pytest
 
 from bench.data.clips import ClipDataset
 from bench.data.droid import DroidDataset
+from bench.data.hdf5 import list_arrays
 from bench.data.opening import describe, open_dataset
 from bench.data.video_write import CODECS, encode
 from bench.errors import UserError
@@ -121,6 +123,26 @@ def test_links_out_of_the_file_are_refused(tmp_path: Path) -> None:
         assert key not in episode.keys
         with pytest.raises(UserError, match="expected an array"):
             episode.load((key,))
+
+
+def test_few_groups_that_hold_one_another_are_not_walked_in_all_ways(tmp_path: Path) -> None:
+    folder = write_episode(tmp_path)
+    with h5py.File(folder / "trajectory.h5", "a") as file:
+        levels = [file.create_group(f"level{number}") for number in range(4)]
+        for upper, lower in pairwise(levels):
+            for name in range(20):
+                upper[str(name)] = lower
+    with pytest.raises(UserError, match="refused"):
+        list_arrays(folder / "trajectory.h5")
+
+
+def test_names_in_the_metadata_stay_names(tmp_path: Path) -> None:
+    folder = write_episode(tmp_path, uuid="..")
+    path = next(folder.glob("metadata_*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"ext1_cam_serial": "9" * 5000}))
+    episode = open_dataset(tmp_path).episodes[0]
+    assert episode.id == "_."
+    assert "images/ext1" not in episode.keys
 
 
 def test_an_array_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:

@@ -174,6 +174,13 @@ def test_pages_that_announce_more_than_the_footer_are_refused(folders: dict[str,
         check_pages(path, Chunk(chunk.values - 1, chunk.unpacked, chunk.start, chunk.packed))
 
 
+def test_a_page_of_a_negative_number_of_values_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    path.write_bytes(bytes.fromhex("1500 1500 1500 2c 1509 00 00"))  # type, sizes, a data page header of -5 values
+    with pytest.raises(UserError, match="fewer than no values"):
+        check_pages(path, Chunk(10, 10, 0, path.stat().st_size))
+
+
 def test_footers_of_many_groups_are_read_as_arrow_reads_them(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     rows = 1000

@@ -75,6 +75,13 @@ def test_a_wrist_camera_may_be_told_by_its_mount(folder: Path, tmp_path: Path) -
     np.testing.assert_allclose((a @ np.linalg.inv(b))[:, :3, 3], [[0, 0, 0.1]] * 5, atol=1e-6)
 
 
+def test_a_column_that_is_no_pose_is_not_read_as_one(folder: Path, tmp_path: Path) -> None:
+    text = GOOD.replace("pose_column: camera_extrinsics.wrist_left", "pose_column: observation.state")
+    dataset = open_dataset(folder, mapping=write(tmp_path / "rig.yaml", text))
+    with pytest.raises(UserError, match=r"observation.state: expected 6 numbers in every frame"):
+        ClipDataset(dataset, length=5)[0]
+
+
 def test_intrinsics_follow_the_scale(folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(folder, mapping=write(tmp_path / "rig.yaml", GOOD), size=(18, 64))
     matrix = ClipDataset(dataset, length=5)[0].cameras["anchor"].intrinsics
