@@ -1,4 +1,4 @@
-"""``wristbench collect``: the parts of the main job, each alone."""
+"""``wristbench collect | train-policy``: the parts of the main job, each alone."""
 
 from __future__ import annotations
 
