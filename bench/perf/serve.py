@@ -77,9 +77,11 @@ def measure(
         enough = spawn.Event()
         hostile = spawn.Process(target=attack, args=(server.port, enough), daemon=True)
         hostile.start()
-        row = pool.submit(ask_often, protocol, server.port, max(clients), requests).result()
-        enough.set()
-        hostile.join(10)
+        try:
+            row = pool.submit(ask_often, protocol, server.port, max(clients), requests).result()
+        finally:
+            enough.set()
+            hostile.join(10)
         statistics = server.statistics()
     rows.append({**row, "hostile": True})
     return {
