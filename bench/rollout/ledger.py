@@ -86,12 +86,13 @@ def read_ledger(path: Path) -> tuple[Contents, bool]:
     """
     try:
         with path.open("rb") as file:
-            content = file.read()
-            try:
+            try:  # before the content is read: what nobody holds then is all there will be
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(file.fileno(), fcntl.LOCK_UN)
                 held = False
             except BlockingIOError:
                 held = True
+            content = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the folder of a rollout") from error
     return Contents.of(content[: content.rfind(b"\n") + 1], path), held

@@ -33,8 +33,8 @@ class Book(Protocol):
     over: bool
     """Enough is known: nothing that is under way is waited for."""
 
-    def settle(self, item: Item, outcome: Outcome) -> None:
-        """Take an attempt's outcome."""
+    def settle(self, item: Item, outcome: Outcome, *, again: bool = False) -> None:
+        """Take an attempt's outcome; ``again``: another attempt has told of the same loss."""
         ...
 
     def world_is(self, facts: dict[str, Any]) -> None:
@@ -155,12 +155,11 @@ class Pool:
             if trouble:
                 raise UserError(f"the world cannot be built: {trouble}")
             self._book.world_is(facts)
-            worker.ready = True
+            worker.ready, self._lost_at_start = True, 0
         else:
             item, served = worker.under_way.pop(reference)
-            if answer.kind == "unserved" and served is not None:
-                self._servers.replace(item.job, served)
-            self._book.settle(item, answer)
+            again = answer.kind == "unserved" and served is not None and not self._servers.replace(item.job, served)
+            self._book.settle(item, answer, again=again)
 
     def _listen(self, worker: _Worker) -> None:
         """Ask a worker for a sign of life now and then; one that gives none, stopped or cut off, is lost.
@@ -187,8 +186,8 @@ class Pool:
         items = worker.items
         for item in items:
             item.alone = item.alone or len(items) > 1
-        for item in items:
-            self._book.settle(item, Outcome("fault", reason=reason))
+        for number, item in enumerate(items):
+            self._book.settle(item, Outcome("fault", reason=reason), again=number > 0)
         if self._book.queue:
             self._hire()
 
@@ -199,7 +198,11 @@ class Pool:
             worker = min(hungry, key=lambda worker: len(worker.under_way))
             item = self._book.queue.take(empty=not worker.under_way)
             if item is not None:
-                served = self._servers.of(item.job, worker.number, {(i.job.arm, i.job.seed) for i in self._items()})
+                in_use = {(i.job.arm, i.job.seed) for i in self._items()}
+                if not self._servers.has_room(item.job, in_use):
+                    self._book.queue.put_back(item)
+                    return
+                served = self._servers.of(item.job, worker.number, in_use)
                 coming = self._book.queue.after(item.job)
                 if coming is not None:
                     self._servers.prepare(coming)

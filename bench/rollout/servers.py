@@ -42,13 +42,19 @@ class Servers:
         self._policies: dict[JobName, list[RemotePolicy]] = {}
         self.statistics: list[Statistics] = []
 
+    def has_room(self, job: Job, in_use: set[JobName]) -> bool:
+        """Return whether the job's policy is there or can come now; else some jobs in use must end before it can."""
+        name = (job.arm, job.seed)
+        served = self._max_batch > 0 and job.policy.name not in BUILT_IN
+        return not served or name in self._policies or len(in_use - {name}) < POLICIES_AT_A_TIME
+
     def of(self, job: Job, worker: int, in_use: set[JobName]) -> RemotePolicy | None:
         """Return the policy that worker number ``worker`` asks, or None where each worker has its own.
 
         Args:
             job: the job.
             worker: the worker's number; neighbours ask different actors.
-            in_use: jobs with chains under way; the actors of others make room.
+            in_use: jobs with chains under way; the actors of others make room.  See :meth:`has_room`.
 
         Raises:
             UserError: the policy cannot be loaded, or the GPUs are in use.
@@ -74,19 +80,25 @@ class Servers:
         for actor in self._actors.pop(name, []):
             with contextlib.suppress(self._ray.exceptions.RayError):
                 self.statistics.append(self._ray.get(actor.statistics.remote(), timeout=5.0))
-            self._ray.kill(actor)
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.kill(actor)
 
-    def replace(self, job: Job, lost: RemotePolicy) -> None:
-        """Start a new actor in the place of one that is gone for good or hangs; the others go on."""
+    def replace(self, job: Job, lost: RemotePolicy) -> bool:
+        """Start a new actor in the place of one that is gone for good or hangs; the others go on.
+
+        Returns:
+            False where somebody else said so before.
+        """
         name = (job.arm, job.seed)
         served = self._policies.get(name, [])
         if lost not in served:
-            return  # somebody else said so before
+            return False
         number = served.index(lost)
         self._ray.kill(self._actors[name][number])
         place = self._places(job.policy)[number]
         self._actors[name][number] = self._actor(job.policy, place)
         served[number] = RemotePolicy(lost.spec, self._actors[name][number], PATIENCE_S)
+        return True
 
     def close(self) -> None:
         """Let everything go."""

@@ -46,6 +46,11 @@ def write_plan(folder: Path, keys: list[Key], done: int) -> None:
     atomic.write_json(folder / PLAN_FILE, plan)
 
 
+def end_plan(folder: Path) -> None:
+    """Write down that enough is known: chains that are not done are not wanted any more."""
+    atomic.write_json(folder / PLAN_FILE, {**_plan(folder), "over": True})
+
+
 def find_ledger(run: Path) -> Path:
     """Return the ledger of a rollout's folder, or the newest one of a suite's run.
 
@@ -79,7 +84,8 @@ def look(run: Path) -> dict[str, Any]:
         by_arm.setdefault(f"{arm}/{seed}", []).append(row)
     lost = [f"{arm}/{seed}" for arm, seed, _ in contents.missing]
     done, total = len(contents.rows), max(sum(planned.values()), len(contents.rows)) if planned else None
-    state = "running" if held else "finished" if total is None or done + len(lost) >= total else "stopped"
+    whole = total is None or plan.get("over", False) or done + len(lost) >= total
+    state = "running" if held else "finished" if whole else "stopped"
     until = time.time() if held else path.stat().st_mtime
     elapsed = until - plan["began"] if plan else 0.0
     rate = (done - plan["done_before"]) / elapsed if elapsed > 0 else 0.0
@@ -99,10 +105,10 @@ def look(run: Path) -> dict[str, Any]:
 
 def _plan(folder: Path) -> dict[str, Any]:
     try:
-        plan: dict[str, Any] = json.loads((folder / PLAN_FILE).read_text())
+        plan = json.loads((folder / PLAN_FILE).read_text())
     except (OSError, ValueError):  # an older rollout, or somebody else's file: what is done shows from the ledger
         return {}
-    return plan
+    return plan if isinstance(plan, dict) and {"chains", "done_before", "began"} <= plan.keys() else {}
 
 
 def _arm(rows: list[Any], planned: int | None, missing: int) -> dict[str, Any]:

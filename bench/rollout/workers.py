@@ -28,7 +28,7 @@ from bench.rollout.servers import Servers
 from bench.rollout.session import cluster_address, start_ray
 from bench.rollout.sources import GeneratorSource, PolicySource
 from bench.rollout.spent import Meter
-from bench.rollout.watch import write_plan
+from bench.rollout.watch import end_plan, write_plan
 from bench.rollout.world import WorldOptions, protocol_fingerprint
 
 EXPORT_FILE, FILM_FOLDER = "chains.jsonl", "films"
@@ -175,6 +175,9 @@ class _Book:
         if self._until is not None and not self.over and self._until(self.ledger):
             self.over = True
             self.queue.clear()
+            if self._begun:
+                with disk_faults(self.ledger.path):
+                    end_plan(self.ledger.path.parent)
 
     def world_is(self, facts: dict[str, Any]) -> None:
         """Hold every worker's world to the same facts."""
@@ -185,8 +188,8 @@ class _Book:
             with disk_faults(self.ledger.path):
                 write_plan(self.ledger.path.parent, self._keys, len(self.ledger.completed()))
 
-    def settle(self, item: Item, outcome: Outcome) -> None:
-        """Write a finished chain down, queue a faulty one again, or give it up."""
+    def settle(self, item: Item, outcome: Outcome, *, again: bool = False) -> None:
+        """Write a finished chain down, queue a faulty one again, or give it up; one loss counts as one fault."""
         if outcome.result is not None:
             self._faults_in_a_row = 0
             if outcome.film is not None:
@@ -206,7 +209,7 @@ class _Book:
             raise UserError(f"arm {item.job.arm!r}, chain {item.chain.chain_id}, tried {TRIES} times: {outcome.reason}")
         else:
             self._give_up(item)
-        self._faults_in_a_row += 1
+        self._faults_in_a_row += not again
         if self._faults_in_a_row >= FAULTS_IN_A_ROW:
             raise UserError(f"{FAULTS_IN_A_ROW} faults without a finished chain, the last: {outcome.reason}")
 

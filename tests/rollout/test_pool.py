@@ -16,12 +16,13 @@ from rollout_doubles import TASKS, chains
 
 from bench.calvin.instructions import evaluation_instruction
 from bench.calvin.tasks import TASKS as CALVIN_TASKS
+from bench.rollout import watch
 from bench.rollout.actors import Job
 from bench.rollout.chain import evaluation_chains
 from bench.rollout.ledger import Ledger
-from bench.rollout.servers import Servers
+from bench.rollout.servers import POLICIES_AT_A_TIME, Servers
 from bench.rollout.sources import PolicySource
-from bench.rollout.workers import LEDGER_FILE, roll_out
+from bench.rollout.workers import LEDGER_FILE, roll_out, roll_out_jobs
 from bench.rollout.world import WorldOptions
 from policies.api import Observation
 from policies.config import FlowPolicyConfig
@@ -78,7 +79,7 @@ def test_stopped_worker_is_replaced(ray_session: Any, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=stop_one)
     thread.start()
-    rows = run(tmp_path / "wild", 2, slow_s=0.02, watchdog_s=2.0)
+    rows = run(tmp_path / "wild", 2, slow_s=0.02, watchdog_s=4.0)
     thread.join()
     assert victims, "no worker was caught at work"
     assert rows == quiet
@@ -117,6 +118,27 @@ def test_policy_has_one_actor_on_each_gpu_and_workers_spread(ray_session: Any) -
     assert len(servers.statistics) == 4
 
 
+def test_more_policies_than_a_gpu_holds_take_turns(ray_session: Any, tmp_path: Path) -> None:
+    """Five policies with one chain each would fit into the worker at once, but not on the GPU."""
+    source = PolicySource("rollout_doubles:PlacedPolicy", device="cuda")
+    rows = roll_out_jobs(
+        [Job(source, "real", seed) for seed in range(5)], chains(1), workers=1, lanes=5, out=tmp_path,
+        world=WorldOptions(factory="rollout_doubles:PointWorld", options={"slow_s": 0.01}), inference="actor",
+        servers=1, max_batch=2, steps_per_subtask=25, instructions={task: task for task in TASKS}, progress=False,
+    )  # fmt: skip
+    assert [row.seed for row in rows] == list(range(5))
+
+
+def test_policy_has_room_where_it_is_served_already_or_few_others_are(ray_session: Any) -> None:
+    servers = Servers(ray_session, max_batch=4)
+    job, expert = Job(PolicySource("somewhere:policy"), "real", 9), Job(PolicySource("expert"), "expert", 0)
+    full = {("real", seed) for seed in range(POLICIES_AT_A_TIME)}
+    assert not servers.has_room(job, full)
+    assert servers.has_room(job, full - {("real", 0)})
+    assert servers.has_room(expert, full)
+    assert Servers(ray_session, max_batch=0).has_room(job, full)
+
+
 def test_network_gives_the_same_actions_wherever_it_stands_in_a_padded_batch() -> None:
     from bench.rollout.inference import Padded
 
@@ -136,8 +158,10 @@ def test_network_gives_the_same_actions_wherever_it_stands_in_a_padded_batch() -
 def test_rollout_ends_where_enough_is_known(ray_session: Any, tmp_path: Path) -> None:
     rows = run(tmp_path, 2, lanes=2, until=lambda ledger: len(ledger.completed()) >= 3)
     assert 3 <= len(rows) < COUNT
+    assert watch.look(tmp_path)["state"] == "finished"
     assert len(run(tmp_path, 2, until=lambda ledger: True)) == len(rows)
     assert run(tmp_path, 0) == run(tmp_path / "quiet", 0)
+    assert watch.look(tmp_path)["state"] == "finished"
 
 
 @pytest.mark.slow

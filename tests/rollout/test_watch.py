@@ -104,6 +104,23 @@ def test_folder_without_a_rollout_is_a_user_error(tmp_path: Path) -> None:
         watch.look(tmp_path)
 
 
+def test_file_of_somebody_else_is_no_plan(tmp_path: Path) -> None:
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        ledger.append(row(0))
+    for content in ('["plan"]', '{"steps": 3}', "no JSON"):
+        (tmp_path / watch.PLAN_FILE).write_text(content)
+        assert (watch.look(tmp_path)["state"], watch.look(tmp_path)["total"]) == ("finished", None)
+
+
+def test_what_is_not_wanted_any_more_is_not_stopped(tmp_path: Path) -> None:
+    watch.write_plan(tmp_path, [("real", 0, i) for i in range(10)], done=0)
+    with Ledger(tmp_path / LEDGER_FILE) as ledger:
+        ledger.append(row(0))
+    assert watch.look(tmp_path)["state"] == "stopped"
+    watch.end_plan(tmp_path)
+    assert (watch.look(tmp_path)["state"], watch.look(tmp_path)["total"]) == ("finished", 10)
+
+
 def test_looking_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path / LEDGER_FILE)
     ledger.append(row(0))
