@@ -281,7 +281,7 @@ def _collect(
         solved.update(window[2] for entry in content["entries"] for window in entry["windows"])
     # Renamed first: a folder of parts that is half deleted must not be taken for a collection to go on with.
     (out / "parts").rename(out / _DONE)
-    shutil.rmtree(out / _DONE)
+    shutil.rmtree(out / _DONE, ignore_errors=True)
     took = time.monotonic() - started
     return {
         "success_rate": solved.total() / attempts.total(),
