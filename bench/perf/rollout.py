@@ -107,10 +107,11 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
     """
     from bench.jobs import device
 
-    where = device() if options.policy not in BUILT_IN else "cpu"
-    inference = options.inference or ("actor" if where == "cuda" else "local")
+    there = device() if options.policy not in BUILT_IN else "cpu"
+    inference = options.inference or ("actor" if there == "cuda" else "local")
+    where = there if inference == "actor" else "cpu"
     with tempfile.TemporaryDirectory(prefix="wristbench-perf-") as folder:
-        source = _source(options, "cpu" if inference == "local" else where, Path(folder))
+        source = _source(options, where, Path(folder))
         runs: list[dict[str, Any]] = []
         rows: list[list[ChainResult]] = []
         for workers in options.workers:
@@ -124,6 +125,8 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
                     ray_address=options.ray_address, lanes=options.lanes, servers=options.servers, meter=meter,
                 )
             )  # fmt: skip
+            if not meter.chains:
+                raise UserError(f"perf rollout: no chain was finished with {workers} workers; try wristbench rollout")
             runs.append({"workers": workers, "wall_s": time.perf_counter() - began, **summary(meter)})
     base = min(runs, key=lambda run: run["workers"])
     for run, scored in zip(runs, rows, strict=True):
