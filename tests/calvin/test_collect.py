@@ -8,9 +8,13 @@ from bench.calvin import collect
 from bench.calvin.collect import collect_chunk, kept_world, watched
 
 
-def test_what_was_done_before_in_a_world_changes_nothing() -> None:
+def close_worlds() -> None:
     for key in list(collect._WORLDS):
         collect._WORLDS.pop(key).close()
+
+
+def test_what_was_done_before_in_a_world_changes_nothing() -> None:
+    close_worlds()
     fresh = collect_chunk("D", ["open_drawer", "turn_on_led"], 2, 5)
     collect_chunk("D", ["lift_red_block_table", "turn_off_led"], 2, 6)
     again = collect_chunk("D", ["open_drawer", "turn_on_led"], 2, 5)
@@ -22,6 +26,7 @@ def test_what_was_done_before_in_a_world_changes_nothing() -> None:
 
 
 def test_a_process_keeps_a_world_a_scene_and_one_recipe() -> None:
+    close_worlds()  # another file's tests may have left some in this process
     first = kept_world("D", None, "auto", False)
     assert kept_world("D", None, "auto", False) is first
     second = kept_world("A", None, "auto", False)
