@@ -74,7 +74,7 @@ def test_chain_of_a_dead_or_broken_worker_is_run_again(
     marks = tmp_path / "marks"
     marks.mkdir()
     broken = world(trouble=trouble, once=str(marks))
-    assert run(tmp_path / "out", workers=2, world=broken, watchdog_s=3.0) == undisturbed
+    assert run(tmp_path / "out", workers=2, world=broken, watchdog_s=6.0) == undisturbed
     assert len(list(marks.iterdir())) == 3
 
 
