@@ -29,16 +29,18 @@ def _context_of(process: int) -> tuple[Any, str]:
     try:
         import moderngl
 
-        options: dict[str, Any] = {"backend": "egl", "standalone": True, "require": 330}
+        options: dict[str, Any] = {"backend": "egl"}
         gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
         # EGL takes the first GPU for everybody; workers spread over all of them by their process numbers.
-        spread = {"device_index": process % gpus} if gpus > 1 else {}
+        spread: dict[str, Any] = {"device_index": process % gpus} if gpus > 1 else {}
         try:
-            context = moderngl.create_context(**options, **spread)
+            context = moderngl.create_context(standalone=True, require=330, **options, **spread)
         except Exception:
             if not spread:
                 raise
-            context = moderngl.create_context(**options)  # EGL sees fewer of them than /dev does
+            context = moderngl.create_context(
+                standalone=True, require=330, **options
+            )  # EGL sees fewer of them than /dev does
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"renderer gl: expected an EGL device with OpenGL 3.3, got: {reason}; {_MEND}") from None
