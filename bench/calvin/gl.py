@@ -38,9 +38,8 @@ def _context_of(process: int) -> tuple[Any, str]:
         except Exception:
             if not spread:
                 raise
-            context = moderngl.create_context(
-                standalone=True, require=330, **options
-            )  # EGL sees fewer of them than /dev does
+            # EGL sees fewer of them than /dev does.
+            context = moderngl.create_context(standalone=True, require=330, **options)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"renderer gl: expected an EGL device with OpenGL 3.3, got: {reason}; {_MEND}") from None
