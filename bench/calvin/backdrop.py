@@ -61,14 +61,16 @@ class Backdrop:
         corners = context.buffer(_cell_corners().tobytes())
         self._index = context.buffer(reserve=_ROWS * _COLUMNS * 6 * 4, dynamic=True)
         self._array = context.vertex_array(program, [(corners, "2f4", "corner")], self._index)
-        self._held = [self._lit, self._whole, self._array, self._index, corners]
+        everything = strips(np.ones((_ROWS, _COLUMNS), np.bool_))
+        whole_index = context.buffer(everything.tobytes())
+        self._whole_array = context.vertex_array(program, [(corners, "2f4", "corner")], whole_index)
+        self._whole_count = everything.size
+        self._held = [self._lit, self._whole, self._array, self._index, self._whole_array, whole_index, corners]
         pixel = np.diag([2 / _WIDTH, 2 / _HEIGHT, 2.0, 1.0])
         pixel[:3, 3] = -1.0
         half = np.diag([0.5, 0.5, 0.5, 1.0])
         half[:3, 3] = 0.5
         self._shadow_from_pixel = half @ shaders.shadow_from_world() @ np.linalg.inv(clip_from_world) @ pixel
-        self._covers_everything = 0
-        """Corners in the index buffer while they are those of all cells: they need not be written again."""
         self._low = self._high = np.zeros((3, 1, _ROWS * _COLUMNS))
 
     def rebuild(self, draw_still: Callable[[], None], shadow_frame: Any, still_shadow: Callable[[], None]) -> None:
@@ -120,28 +122,22 @@ class Backdrop:
         for axis in (0, 1):
             reached &= self._low[axis] < high[axis] + _MARGIN
             reached &= self._high[axis] > low[axis] - _MARGIN
-        self._relight(reached.any(axis=0).reshape(_ROWS, _COLUMNS))
+        triangles = strips(reached.any(axis=0).reshape(_ROWS, _COLUMNS))
+        if len(triangles):
+            self._index.write(triangles)
+            self._relight(self._array, triangles.size)
 
     def shade_all(self) -> None:
         """Light anew every pixel, in the framebuffer in use; the shadow map must be bound."""
-        self._relight(np.ones((_ROWS, _COLUMNS), np.bool_))
+        self._relight(self._whole_array, self._whole_count)
 
-    def _relight(self, cells: NDArray[np.bool_]) -> None:
-        if (everything := bool(cells.all())) and self._covers_everything:
-            count = self._covers_everything
-        else:
-            triangles = strips(cells)
-            if len(triangles) == 0:
-                return
-            self._index.write(triangles)
-            count = triangles.size
-            self._covers_everything = count if everything else 0
+    def _relight(self, cells: Any, corners: int) -> None:
         self._lit.colour.use(_LIT_UNIT)
         self._lit.depth.use(_DEPTH_UNIT)
         self._program["lit"].value, self._program["depth"].value = _LIT_UNIT, _DEPTH_UNIT
         self._program["shadow_from_pixel"].write(self._shadow_from_pixel.T.astype("f4").tobytes())
         self._context.disable(self._context.DEPTH_TEST | self._context.CULL_FACE)
-        self._array.render(vertices=count)
+        cells.render(vertices=corners)
         self._context.enable(self._context.DEPTH_TEST | self._context.CULL_FACE)
 
     def release(self) -> None:
