@@ -167,7 +167,7 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
         out=out,
         world=WorldOptions(
             scene=options.scene,
-            assets=None if options.assets is None else str(options.assets.resolve()),
+            assets=options.assets,
             renderer=options.renderer,
         ),
         wrist=wrist,

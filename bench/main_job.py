@@ -47,8 +47,7 @@ class Options:
 
     def world(self, scene: str) -> WorldOptions:
         """Return the recipe of one scene's world."""
-        assets = None if self.assets is None else str(self.assets.resolve())
-        return WorldOptions(scene=scene, assets=assets, renderer=self.renderer)
+        return WorldOptions(scene=scene, assets=self.assets, renderer=self.renderer)
 
 
 class MainJob:

@@ -196,7 +196,7 @@ def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristw
         for (name, seed), stage in policies.items()
     ] + [Job(PolicySource(bound), bound, job.seeds[0]) for bound in part.bounds]  # fmt: skip
     settings = {**part.model_dump(mode="json"), "renderer": options.renderer, "seeds": list(job.seeds)}
-    settings["assets"] = None if options.assets is None else str(options.assets.resolve())
+    settings["assets"] = options.world(part.scene).assets
 
     def work(folder: Path) -> dict[str, Any]:
         roll_out_jobs(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from bench.rollout.chain import STEPS_PER_SUBTASK, World
@@ -29,11 +30,16 @@ class WorldOptions:
     """
 
     scene: str = "D"
-    assets: str | None = None
+    assets: Path | str | None = None
     renderer: str = "auto"
     led_button: str = "main"
     factory: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make the checkout's path absolute: a worker need not run where the driver does."""
+        if self.assets is not None:
+            object.__setattr__(self, "assets", str(Path(self.assets).resolve()))
 
     def build(self) -> World:
         """Build the world here, in this process."""

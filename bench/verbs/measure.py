@@ -100,8 +100,7 @@ def _perf_rollout(args: argparse.Namespace) -> Mapping[str, Any]:
         steps_per_subtask=args.steps_per_subtask,
         ray_address=args.ray_address,
     )
-    assets = None if args.calvin_assets is None else str(args.calvin_assets.resolve())
-    return measure(options, WorldOptions(args.scene, assets, args.renderer), progress=not args.quiet)
+    return measure(options, WorldOptions(args.scene, args.calvin_assets, args.renderer), progress=not args.quiet)
 
 
 def _perf_serve(args: argparse.Namespace) -> Mapping[str, Any]:
