@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bench.rollout.sources import PolicyLostError, checked_chunk
 from policies.api import Observation, Policy, PolicyError, PolicySpec
+from policies.batching import percentile_ms
 
 MAX_BATCH = 16
 WAIT_SHARE = 0.1
@@ -77,10 +78,10 @@ class BatchingServer:
         return {
             "batches": len(self._fill),
             "batch_fill": float(np.mean(np.array(self._fill))) / self.max_batch if self._fill else None,
-            "queue_p50_ms": _percentile_ms(self._queued_s, 50),
-            "queue_p95_ms": _percentile_ms(self._queued_s, 95),
+            "queue_p50_ms": percentile_ms(self._queued_s, 50),
+            "queue_p95_ms": percentile_ms(self._queued_s, 95),
             "queue_mean_ms": _mean_ms(self._queued_s),
-            "predict_ms": _percentile_ms(self._predict_s, 50),
+            "predict_ms": percentile_ms(self._predict_s, 50),
             "predict_mean_ms": _mean_ms(self._predict_s),
         }
 
@@ -198,10 +199,6 @@ class RemotePolicy:
         except TimeoutError:
             raise PolicyLostError(f"the inference actor gave no answer in {self._patience_s:.0f} s") from None
         return checked_chunk(self.spec, np.asarray(answer)[None])
-
-
-def _percentile_ms(seconds: deque[float], percent: float) -> float | None:
-    return float(np.percentile(np.array(seconds), percent)) * 1000 if seconds else None
 
 
 def _mean_ms(seconds: deque[float]) -> float | None:
