@@ -11,7 +11,6 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from policies.checkpoint import CONFIG_FILE, save
 from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.data import DeviceArrays, PolicyArrays, SampleOrder
 from policies.flow import FlowPolicy, flow_spec, initial_network, placed
+from policies.gradients import EAGER, Gradients
 from policies.network import FlowNetwork
 from policies.progress import HISTORY_FILE, STATE_FILE, History, finished, remove_state, restore_state, save_state
 from policies.text import PRECOMPUTED, SentenceTable
@@ -52,6 +52,7 @@ def train_policy(
     resume: bool = True,
     sentences: SentenceTable | None = None,
     wrist_optional: bool = False,
+    launch: str | None = None,
     tensorboard: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> FlowPolicy:
@@ -72,6 +73,7 @@ def train_policy(
         resume: false throws away what is in ``directory``; true refuses to continue a different training.
         sentences: vectors of the instructions; needed for ``config.text="precomputed"`` only.
         wrist_optional: the policy may be asked without a wrist view at test time (the data must have such samples).
+        launch: how steps are launched, see :mod:`policies.gradients`; None: as ``config.training.compile`` says.
         tensorboard: also write TensorBoard events (extra ``tensorboard``).
         on_step: called with the number of steps done after each.
 
@@ -121,8 +123,7 @@ def train_policy(
     order = SampleOrder(len(data), settings.batch, seed)
     generator = torch.Generator(device)
     compiles = settings.compile if settings.compile is not None else device.type == "cuda"
-    loss_of = torch.compile(network.loss) if compiles else network.loss
-    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    gradients = Gradients(network, device, launch or ("compile" if compiles else EAGER))
 
     started, first_step, rates = time.monotonic(), step, _Schedule(settings, time_limit_s)
     losses: list[Tensor] = []
@@ -140,14 +141,10 @@ def train_policy(
             rate = rates.at(step, elapsed)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            with autocast:
-                loss = loss_of(batch.inputs, batch.actions, batch.valid, batch.noise, batch.t)
-            loss.backward()
+            losses.append(gradients(batch))
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
             _update_average(average, network, min(settings.ema, (1 + step) / (EMA_RAMP + step)))
-            losses.append(loss.detach())
             step += 1
             elapsed = elapsed_before + time.monotonic() - started
 
@@ -175,6 +172,7 @@ def train_policy(
 
     record: dict[str, Any] = {name: value for name, value in identity.items() if name != "config"}
     record |= {"steps_done": step, "seconds": round(elapsed, 3), "device": device.type, "torch": torch.__version__}
+    record["launch"] = gradients.launch
     record["samples_per_s"] = round((step - first_step) * settings.batch / max(time.monotonic() - started, 1e-9), 1)
     record["loss"] = history.last_loss
     if held_out is not None:
