@@ -1,9 +1,9 @@
 """Collecting a data set: scripted experts in many processes, written in CALVIN's format or packed.
 
 ``bench/calvin/collect.py`` makes the demonstrations of one process; here they are dealt out in parts.  The process that
-makes a part writes its frames too (:mod:`bench.data.part`); at the end parts are strung together by renaming files, in
-an order that hangs on the options alone.  So the data set is the same for any number of processes, and a killed run
-goes on with the parts that are whole.
+makes a part writes its frames too (:mod:`bench.data.calvin.part`); at the end parts are strung together by renaming
+files, in an order that hangs on the options alone.  So the data set is the same for any number of processes, and a
+killed run goes on with the parts that are whole.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from bench import atomic
 from bench.calvin.collect import chosen_tasks, kept_world, wanted_attempts, watched
 from bench.calvin.expert import Demonstration
-from bench.data.calvin import SPLITS, CalvinDataset
-from bench.data.calvin_index import Embed
-from bench.data.calvin_writer import CalvinWriter
+from bench.data.calvin import SPLITS, CalvinDataset, CalvinWriter
+from bench.data.calvin.index import Embed
+from bench.data.calvin.pack_writer import PackWriter
+from bench.data.calvin.packed import depth_metres, depth_steps
+from bench.data.calvin.part import FORMATS, PART_FILE, Format, new_part, read_part
+from bench.data.calvin.split_writer import SplitWriter
 from bench.data.episode import Window
-from bench.data.pack_writer import PackWriter
-from bench.data.packed import depth_metres, depth_steps
-from bench.data.part import FORMATS, PART_FILE, Format, new_part, read_part
-from bench.data.split_writer import SplitWriter
 from bench.errors import UserError
 from bench.stages import parallel
 from policies.text import MINILM, MINILM_PACKAGE, embed
@@ -56,7 +55,8 @@ class CollectOptions:
         noise: standard deviation of DART noise, as a share of the action limit; labels stay clean.
         seed: the only source of variation.
         depth: record depth too, in steps of a quarter of a millimetre; the tiny and small world models need it.
-        format: ``calvin``, a compressed file a frame, or ``packed``, memory-mapped shards (:mod:`bench.data.packed`).
+        format: ``calvin``, a compressed file a frame, or ``packed``, memory-mapped
+            shards (:mod:`bench.data.calvin.packed`).
         assets: a calvin_env checkout, or None for the built-in scenes.
         renderer: ``auto``, ``gl``, ``bullet-egl`` or ``bullet-tiny``.
     """

@@ -14,9 +14,8 @@ from typing import Any
 
 from bench import jobs
 from bench.arms import WristPlan, plan_wrist
-from bench.data.calvin import SPLITS, CalvinDataset
+from bench.data.calvin import SPLITS, CalvinDataset, dataset_hash
 from bench.data.clips import ClipDataset, split_paired
-from bench.data.fingerprint import dataset_hash
 from bench.errors import UserError
 from bench.rollout.world import WorldOptions
 from bench.stages import Finished, RunFolder, Wanted, parallel
@@ -162,7 +161,7 @@ class MainJob:
 
 
 def _check_dataset(root: Path, hashes: Mapping[str, str]) -> dict[str, Any]:
-    from bench.data.check import check
+    from bench.data.calvin.check import check
 
     report = check(root).to_json()
     if report["defects"]:

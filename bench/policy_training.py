@@ -13,8 +13,7 @@ from typing import Any
 
 from bench import atomic, jobs
 from bench.arms import plan_wrist
-from bench.data.calvin import CalvinDataset
-from bench.data.fingerprint import dataset_hash
+from bench.data.calvin import CalvinDataset, dataset_hash
 from bench.data.overlay import Overlay
 from bench.errors import UserError
 from bench.stages import parallel

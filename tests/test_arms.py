@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.arms import plan_wrist, training_arrays
-from bench.data.calvin import CalvinDataset
-from bench.data.calvin_writer import CalvinWriter
+from bench.data.calvin import CalvinDataset, CalvinWriter
 from bench.data.episode import Window
 from bench.errors import UserError
 from bench.suite import parse_arm

@@ -14,9 +14,9 @@ import pytest
 
 from bench import atomic, demonstrations
 from bench.data.calvin import CalvinDataset
-from bench.data.check import check
+from bench.data.calvin.check import check
+from bench.data.calvin.part import PART_FILE
 from bench.data.clips import ClipDataset
-from bench.data.part import PART_FILE
 from bench.demonstrations import CollectOptions, collect
 from bench.errors import UserError
 

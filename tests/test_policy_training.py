@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.calvin_writer import CalvinWriter
+from bench.data.calvin import CalvinWriter
 from bench.data.episode import Window
 from bench.errors import UserError
 from bench.policy_training import TrainOptions, train_policies

@@ -1,6 +1,6 @@
 """Reading ``.npy`` and ``.npz`` files that may be damaged or hostile: sizes are checked before anything is allocated.
 
-Not here: pickles (:mod:`bench.data.unpickle`) and what the arrays mean.
+Not here: pickles (:mod:`bench.data.calvin.unpickle`) and what the arrays mean.
 """
 
 from __future__ import annotations

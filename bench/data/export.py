@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.episode import Dataset, Episode, Window
-from bench.data.lerobot_writer import Column, Layout, LeRobotWriter, Piece
+from bench.data.lerobot import Column, Layout, LeRobotWriter, Piece
 from bench.data.overlay import Overlay
 from bench.data.rig import CalvinRig
-from bench.data.video_write import CODECS
+from bench.data.video import CODECS
 from bench.errors import UserError
 from worldmodel.api import WRIST
 

@@ -57,7 +57,7 @@ def open_dataset(
     Args:
         directory: its folder.
         split: ``"training"`` or ``"validation"``, for CALVIN, the one format that has them.
-        mapping: a YAML file that names anchors and wrist (:mod:`bench.data.rig_file`), for LeRobot folders.
+        mapping: a YAML file that names anchors and wrist (:mod:`bench.data.lerobot.rig_file`), for LeRobot folders.
         size: (height, width) to scale pictures of videos to; None keeps the stored size.
         workers: threads that unpack CALVIN's frames.
 
@@ -104,14 +104,14 @@ def check_dataset(
     """
     kind = detect(directory)
     if kind == LEROBOT:
-        from bench.data.check_lerobot import check_lerobot
+        from bench.data.lerobot.check import check_lerobot
 
         return check_lerobot(directory, mapping=mapping, each=each)
     if kind == DROID:
-        from bench.data.check_droid import check_droid
+        from bench.data.droid.check import check_droid
 
         return check_droid(directory, each=each)
-    from bench.data.check import check
+    from bench.data.calvin.check import check
 
     return check(directory, each=each)
 

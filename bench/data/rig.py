@@ -2,7 +2,7 @@
 
 A rig says which key is ``"anchor"``, ``"anchor2"``, … and ``"wrist"``, which keys hold state and action, and where the
 cameras are.  CALVIN's is computed from the recorded state; LeRobot's and DROID's come from columns, or from a small
-YAML file (:mod:`bench.data.rig_file`).  Not here: reading frames.
+YAML file (:mod:`bench.data.lerobot.rig_file`).  Not here: reading frames.
 """
 
 from __future__ import annotations

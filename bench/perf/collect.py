@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import atomic
-from bench.data.part import FORMATS, Format
+from bench.data.calvin.part import FORMATS, Format
 from bench.demonstrations import CollectOptions, collect
 from bench.errors import UserError
 

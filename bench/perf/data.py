@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.calvin import CalvinDataset, frame_path
-from bench.data.calvin_index import EMBEDDING_SIZE, save_object_npy, write_ranges
-from bench.data.calvin_writer import CalvinWriter
+from bench.data.calvin import CalvinDataset, CalvinWriter, frame_path
+from bench.data.calvin.index import EMBEDDING_SIZE, save_object_npy, write_ranges
+from bench.data.calvin.pack import PACKED_KEYS, pack
 from bench.data.clips import clip_starts
 from bench.data.episode import Episode, Window
 from bench.data.export import export_lerobot
 from bench.data.lerobot import LeRobotDataset
-from bench.data.pack import PACKED_KEYS, pack
 from bench.errors import UserError
 
 WINDOW = 16

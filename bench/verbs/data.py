@@ -56,8 +56,8 @@ def _data_view(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _data_pack(args: argparse.Namespace) -> Mapping[str, Any]:
+    from bench.data.calvin.pack import PACKED_KEYS, pack_dataset
     from bench.data.opening import CALVIN, count_frames, describe, detect
-    from bench.data.pack import PACKED_KEYS, pack_dataset
     from bench.errors import UserError
 
     kind = detect(args.directory)

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.data.calvin import CalvinDataset
-from bench.data.calvin_writer import CalvinWriter
+from bench.data.calvin import CalvinDataset, CalvinWriter
 from bench.data.episode import Window
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.data.video_write import CODECS, encode
+from bench.data.video import CODECS, encode
 
 ANCHORS = ("observation.images.exterior_1_left", "observation.images.exterior_2_left")
 WRIST = "observation.images.wrist_left"

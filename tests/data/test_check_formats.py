@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_droid import write_episode
+from droid_files import write_episode
 
 from bench.data.calvin import CalvinDataset
 from bench.data.export import export_lerobot
 from bench.data.opening import check_dataset
-from bench.data.video_write import CODECS, encode
+from bench.data.video import CODECS, encode
 
 VIDEO = f"videos/chunk-000/{files.WRIST}/episode_000001.mp4"
 DATA = "data/chunk-000/episode_000001.parquet"

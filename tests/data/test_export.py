@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bench.data import lerobot_writer
 from bench.data.calvin import CalvinDataset
 from bench.data.clips import ClipDataset
 from bench.data.export import export_lerobot
+from bench.data.lerobot import writer
 from bench.data.opening import check_dataset, open_dataset
 from bench.data.overlay import Overlay
 from bench.errors import UserError
@@ -133,7 +133,7 @@ def test_a_killed_export_goes_on(
     class KilledError(Exception):
         pass
 
-    encode, calls = lerobot_writer.encode, []
+    encode, calls = writer.encode, []
 
     def dying(path: Path, *rest: object) -> int:
         calls.append(path.name)
@@ -141,7 +141,7 @@ def test_a_killed_export_goes_on(
             raise KilledError
         return encode(path, *rest)
 
-    monkeypatch.setattr(lerobot_writer, "encode", dying)
+    monkeypatch.setattr(writer, "encode", dying)
     with pytest.raises(KilledError):
         export_lerobot(calvin, tmp_path / "out", codec="lossless", frames_per_file=15)
     assert not (tmp_path / "out").exists()
@@ -173,7 +173,7 @@ def test_what_cannot_be_exported_is_said(calvin: CalvinDataset, overlay: Overlay
 
 
 def test_older_lerobot_and_raw_droid_become_v3(tmp_path: Path) -> None:
-    from test_droid import write_episode
+    from droid_files import write_episode
 
     old = files.write_v21(tmp_path / "v21")
     export_lerobot(open_dataset(old), tmp_path / "v3", codec="lossless")

@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from droid_files import write_episode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_droid import write_episode
 
-from bench.data import parquet, video_read
+from bench.data.calvin.pack import pack_dataset
 from bench.data.export import export_lerobot
+from bench.data.lerobot import parquet
+from bench.data.lerobot.parquet_footer import Chunk, check_pages, read_footer
 from bench.data.opening import check_dataset, open_dataset
-from bench.data.pack import pack_dataset
-from bench.data.parquet_footer import Chunk, check_pages, read_footer
-from bench.data.video_read import VideoFile
+from bench.data.video import VideoFile, read
 from bench.errors import UserError
 
 SLOW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -206,8 +206,8 @@ def test_footers_of_many_groups_are_read_as_arrow_reads_them(tmp_path: Path) -> 
 def test_a_picture_larger_than_announced_is_not_unpacked(tmp_path: Path) -> None:
     from PIL import Image
 
-    from bench.data.lerobot import _still
-    from bench.data.lerobot_meta import Feature
+    from bench.data.lerobot.meta import Feature
+    from bench.data.lerobot.reader import _still
 
     buffer = io.BytesIO()
     Image.new("1", (9000, 9000)).save(buffer, "PNG")
@@ -227,7 +227,7 @@ def test_what_is_no_mp4_is_not_opened(tmp_path: Path, content: bytes) -> None:
 
 
 def test_pictures_of_impossible_size_are_refused(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_read, "MAX_SIDE", 32)
+    monkeypatch.setattr(read, "MAX_SIDE", 32)
     with pytest.raises(UserError, match="1 to 32 pixels a side"):
         VideoFile(next(folders["v21"].rglob("*.mp4")))
 

@@ -8,8 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.data.calvin import CalvinDataset
-from bench.data.fingerprint import dataset_hash
+from bench.data.calvin import CalvinDataset, dataset_hash
 from bench.data.overlay import GENERATED_WRIST, Overlay
 from bench.errors import UserError
 

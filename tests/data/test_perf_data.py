@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.data.pack import pack_dataset
+from bench.data.calvin.pack import pack_dataset
 from bench.errors import UserError
 from bench.perf import data as perf_data
 from bench.perf.data import measure
