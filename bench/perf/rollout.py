@@ -6,6 +6,7 @@ trained one's cost; they hardly ever solve anything, so a chain is one subtask's
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,16 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
+from bench.perf.cores import CoreWatch
 from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, evaluation_chains
 from bench.rollout.inference import MAX_BATCH
 from bench.rollout.sources import BUILT_IN, PolicySource
-from bench.rollout.spent import WORLD_PARTS, Meter
+from bench.rollout.spent import PARTS, WORLD_PARTS, Meter
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 from policies.api import Observation, Policy, PolicySpec
 
 PRESETS = ("tiny", "small", "base")
-CHAINS_PER_WORKER = 8
+CHAINS_PER_WORKER = 12
 ARM = "real"
 
 
@@ -64,7 +66,7 @@ class PerfOptions:
     Attributes:
         policy: ``tiny``, ``small`` or ``base`` (untrained), ``expert``, ``random``, or a checkpoint folder.
         workers: numbers of workers, one rollout each.
-        chains: chains of each rollout; None for eight a worker.
+        chains: chains of each rollout; None for twelve a worker.
         lanes: chains side by side in a worker; None for the default.
         servers: inference actors; None for one per GPU.
         inference: where the policy runs; None for an actor where there is a GPU, else in each worker.
@@ -101,9 +103,10 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
     """Roll chains out once for each number of workers.
 
     Returns:
-        the settings and ``runs``, one per number of workers: see :func:`summary`; ``efficiency`` is a run's steps a
-        second for each worker, relative to the run with the fewest workers.  ``same_rows`` says whether chains that
-        several runs had in common came out the same.
+        the settings and ``runs``, one per number of workers: :func:`summary` with ``workers``, ``wall_s`` (the whole
+        command's, Ray's start and the policy's included), ``cores`` (see :class:`bench.perf.cores.CoreWatch`),
+        ``average_length`` and ``efficiency``: the run's steps a second for each worker, relative to the run with the
+        fewest workers.  ``same_rows`` says whether chains that several runs had in common came out the same.
     """
     from bench.jobs import device
 
@@ -117,17 +120,20 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
         for workers in options.workers:
             meter, began = Meter(), time.perf_counter()
             chains = evaluation_chains(options.chains or min(1000, CHAINS_PER_WORKER * workers))
-            rows.append(
-                roll_out(
-                    source, chains, arm=options.policy if options.policy in BUILT_IN else ARM, seed=0, workers=workers,
-                    out=Path(folder) / f"{workers}-{len(runs)}", world=world, inference=inference,
-                    max_batch=options.batch, steps_per_subtask=options.steps_per_subtask, progress=progress,
-                    ray_address=options.ray_address, lanes=options.lanes, servers=options.servers, meter=meter,
-                )
-            )  # fmt: skip
+            with CoreWatch() as watch:
+                rows.append(
+                    roll_out(
+                        source, chains, arm=options.policy if options.policy in BUILT_IN else ARM, seed=0,
+                        workers=workers, out=Path(folder) / f"{workers}-{len(runs)}", world=world,
+                        inference=inference, max_batch=options.batch, steps_per_subtask=options.steps_per_subtask,
+                        progress=progress, ray_address=options.ray_address, lanes=options.lanes,
+                        servers=options.servers, meter=meter,
+                    )
+                )  # fmt: skip
             if not meter.chains:
                 raise UserError(f"perf rollout: no chain was finished with {workers} workers; try wristbench rollout")
-            runs.append({"workers": workers, "wall_s": time.perf_counter() - began, **summary(meter)})
+            took, cores = time.perf_counter() - began, watch.cores(meter.first, meter.last)
+            runs.append({"workers": workers, "wall_s": took, **summary(meter), "cores": cores})
     base = min(runs, key=lambda run: run["workers"])
     for run, scored in zip(runs, rows, strict=True):
         run["average_length"] = sum(row.solved for row in scored) / len(scored) if scored else None
@@ -137,6 +143,8 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
         "slow_policy_ms": options.slow_policy_ms,
         "inference": inference,
         "device": where,
+        "cpus": os.cpu_count(),
+        "lanes": options.lanes,
         "batch": options.batch if inference == "actor" else 1,
         "scene": world.scene,
         "steps_per_subtask": options.steps_per_subtask,
@@ -149,19 +157,24 @@ def summary(meter: Meter) -> dict[str, Any]:
     """Return what a rollout's meter says.
 
     Returns:
-        ``chains``, ``steps``, ``rolling_s`` (first world ready to last chain settled), ``chains_per_hour`` (by that
-        time), ``env_steps_per_s`` (the sum over the workers, each from its first chain to its last: without start and
-        stragglers), ``overhead_us_per_step`` (the worker's own work besides world and policy), ``shares`` of the
-        workers' time (world parts; ``policy`` in the worker; ``overhead``; ``inference``: idle for an answer in the
-        making; ``transport``: idle for its way), ``physics_ms_per_step`` and ``drawing_ms_per_request`` (which grow
-        with the workers where they share the machine's cores and GPU), ``request_ms`` (a chain's wait for an answer),
-        and, where an actor answered, ``batch_fill`` (0..1), ``queue_p50_ms``, ``queue_p95_ms``, ``predict_ms``,
-        ``transport_ms`` (what a request waits besides queue and forward: its way, and its turn in the worker).
+        of the whole rollout: ``chains``, ``steps``, ``rolling_s`` (first world ready to last chain settled),
+        ``chains_per_hour`` (by that time), ``restarts``; of the workers' steady time (:meth:`Meter.steady`):
+        ``env_steps_per_s`` (the sum over the workers), ``overhead_us_per_step`` (the worker's own work besides world
+        and policy), ``shares`` of that time (world parts; ``policy`` in the worker; ``overhead``; ``inference``: idle
+        for an answer in the making; ``transport``: idle for its way), ``physics_ms_per_step`` and
+        ``drawing_ms_per_request`` (which grow with the workers where they share the machine's cores and GPU),
+        ``requests``, ``request_ms`` (a chain's wait for an answer); and, where an actor answered, ``servers``,
+        ``batch_fill`` (0..1), ``queue_p50_ms``, ``queue_p95_ms``, ``predict_ms``, ``transport_ms`` (what a request
+        waits besides queue and forward: its way, and its turn in the worker).
     """
-    spent, spans = meter.spent, list(meter.workers.values())
+    stints = meter.steady()
+    spent = {part: sum(stint.spent.get(part, 0.0) for stint in stints) for part in PARTS}
     inside = {part: spent[part] for part in (*WORLD_PARTS, "policy")}
-    overhead = spent["busy"] - sum(inside.values())
-    total = sum(span.seconds for span in spans)
+    overhead, total, steps = (
+        spent["busy"] - sum(inside.values()),
+        sum(stint.seconds for stint in stints),
+        spent["steps"],
+    )
     served = _served(meter)
     request_ms = 1e3 * spent["waiting"] / spent["requests"] if spent["waiting"] else None
     making = 1.0
@@ -173,13 +186,14 @@ def summary(meter: Meter) -> dict[str, Any]:
     rolling = meter.last - meter.first
     return {
         "chains": meter.chains,
-        "steps": int(spent["steps"]),
+        "steps": meter.steps,
         "rolling_s": rolling,
         "chains_per_hour": 3600 * meter.chains / rolling,
-        "env_steps_per_s": sum(span.steps / span.seconds for span in spans if span.seconds > 0),
-        "overhead_us_per_step": 1e6 * overhead / spent["steps"] if spent["steps"] else None,
+        "restarts": meter.restarts,
+        "env_steps_per_s": sum(stint.spent["steps"] / stint.seconds for stint in stints if stint.seconds > 0),
+        "overhead_us_per_step": 1e6 * overhead / steps if steps else None,
         "shares": {part: seconds / total for part, seconds in shares.items()} if total else {},
-        "physics_ms_per_step": 1e3 * spent["physics"] / spent["steps"] if spent["steps"] else None,
+        "physics_ms_per_step": 1e3 * spent["physics"] / steps if steps else None,
         "drawing_ms_per_request": 1e3 * spent["drawing"] / spent["requests"] if spent["requests"] else None,
         "requests": int(spent["requests"]),
         "request_ms": request_ms,

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, Chunk, Co
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
 from bench.rollout.inference import MAX_BATCH, BatchingServer, Padded, RemotePolicy
 from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
-from bench.rollout.spent import Spent, TimedWorld
+from bench.rollout.spent import Spent, Stint, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
 from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
 from worldmodel.api import WorldModelError, WristGenerator
@@ -73,18 +73,14 @@ class Outcome:
         result: the chain's result where done.
         reason: one line, where not.
         film: the chain as MP4, where it was asked for.
-        spent: where the worker's time went.
-        process: the worker's id.
-        span: when (``time.monotonic`` where the worker is) the attempt began and ended.
+        stint: where the worker's time went (its clock is ``time.monotonic`` where the worker is), where done.
     """
 
     kind: Literal["done", "policy", "user", "unserved", "fault"]
     result: ChainResult | None = None
     reason: str = ""
     film: bytes | None = None
-    spent: Mapping[str, float] = field(default_factory=dict)
-    process: int = field(default_factory=os.getpid)
-    span: tuple[float, float] = (0.0, 0.0)
+    stint: Stint | None = None
 
 
 class ChainWorker:
@@ -122,12 +118,14 @@ class ChainWorker:
         self._free: list[TimedWorld] = []
         self._loaded: dict[str, tuple[Mind, WristGenerator | None]] = {}
 
-    async def prepare(self) -> tuple[dict[str, Any], str]:
-        """Build the first world; return (facts, "") or ({}, what went wrong)."""
+    async def prepare(self, worlds: int = 1) -> tuple[dict[str, Any], str]:
+        """Build so many worlds; return (facts, "") or ({}, what went wrong)."""
         try:
             self._begin()
             _one_torch_thread()
-            self._free.append(TimedWorld(self._options.build()))
+            for _ in range(worlds):
+                self._free.append(TimedWorld(self._options.build()))
+                self._alive()
             return {**world_facts(self._free[0])}, ""
         except Exception as error:
             return {}, _one_line(error)
@@ -172,7 +170,7 @@ class ChainWorker:
         result = await self._follow(course, policy, world.spent)
         kept = film is not None and is_kept(self._films, result)
         footage = film.finish() if film is not None and kept else None
-        return Outcome("done", result, film=footage, spent=dict(world.spent), span=(began, time.monotonic()))
+        return Outcome("done", result, film=footage, stint=Stint(began, time.monotonic(), dict(world.spent)))
 
     async def _follow(self, course: Course, policy: Mind, spent: Spent) -> ChainResult:
         """Answer a chain's questions to its end."""

@@ -7,6 +7,7 @@ What a lost worker had under way is run again elsewhere; what becomes of the out
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,8 +34,12 @@ class Book(Protocol):
     over: bool
     """Enough is known: nothing that is under way is waited for."""
 
-    def settle(self, item: Item, outcome: Outcome, *, again: bool = False) -> None:
-        """Take an attempt's outcome; ``again``: another attempt has told of the same loss."""
+    def settle(self, item: Item, outcome: Outcome, *, worker: int, again: bool = False) -> None:
+        """Take the outcome of a worker's attempt; ``again``: another attempt has told of the same loss."""
+        ...
+
+    def replaced(self) -> None:
+        """Note that a worker was hired for a lost one."""
         ...
 
     def world_is(self, facts: dict[str, Any]) -> None:
@@ -89,8 +94,9 @@ class Pool:
     ) -> None:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         self._ray, self._book, self._servers, self._recipe = ray, book, servers, recipe
-        self._lanes, self._watchdog_s, self._start_s = lanes, watchdog_s, GROW_S if elastic else START_S
+        self._watchdog_s, self._start_s = watchdog_s, GROW_S if elastic else START_S
         self.size = min(workers or cpus, len(book.queue))
+        self._lanes = min(lanes, math.ceil(len(book.queue) / self.size))
         self._options = {"num_cpus": 1 if elastic or self.size <= cpus else 0, "num_gpus": gpus_each, "max_restarts": 0}
         self._crew: list[_Worker] = []
         self._hired = self._lost_at_start = 0
@@ -138,7 +144,7 @@ class Pool:
 
     def _hire(self) -> None:
         actor = self._ray.remote(**self._options)(ChainWorker).remote(*self._recipe)
-        self._crew.append(_Worker(actor, self._hired, actor.prepare.remote()))
+        self._crew.append(_Worker(actor, self._hired, actor.prepare.remote(self._lanes)))
         self._hired += 1
 
     def _collect(self, worker: _Worker, reference: Any) -> None:
@@ -159,7 +165,7 @@ class Pool:
         else:
             item, served = worker.under_way.pop(reference)
             again = answer.kind == "unserved" and served is not None and not self._servers.replace(item.job, served)
-            self._book.settle(item, answer, again=again)
+            self._book.settle(item, answer, worker=worker.number, again=again)
 
     def _listen(self, worker: _Worker) -> None:
         """Ask a worker for a sign of life now and then; one that gives none, stopped or cut off, is lost.
@@ -187,8 +193,9 @@ class Pool:
         for item in items:
             item.alone = item.alone or len(items) > 1
         for number, item in enumerate(items):
-            self._book.settle(item, Outcome("fault", reason=reason), again=number > 0)
+            self._book.settle(item, Outcome("fault", reason=reason), worker=worker.number, again=number > 0)
         if self._book.queue:
+            self._book.replaced()
             self._hire()
 
     def _feed(self) -> None:

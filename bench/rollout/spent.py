@@ -22,18 +22,24 @@ Answer = TypeVar("Answer")
 WORLD_PARTS = ("physics", "drawing", "oracle", "reset")
 """Seconds inside the world."""
 
+PARTS = (*WORLD_PARTS, "policy", "waiting", "busy", "steps", "requests")
 Spent = defaultdict[str, float]
-"""Seconds by part (``WORLD_PARTS``, ``"policy"`` asked in the same process, ``"waiting"`` for a remote one, ``"busy"``:
-all that was not waiting) and the counts ``"steps"`` and ``"requests"``."""
+"""What ``PARTS`` names: seconds by part (``WORLD_PARTS``, ``"policy"`` asked in the same process, ``"waiting"`` for a
+remote one, ``"busy"``: all that was not waiting) and the counts ``"steps"`` and ``"requests"``."""
 
 
-@dataclass
-class WorkerSpan:
-    """One worker's time at work: when its first chain began and its last one ended, and its steps between them."""
+@dataclass(frozen=True)
+class Stint:
+    """A time that one worker spent on chains: one of them, or several in a row.
 
-    began: float = math.inf
-    ended: float = -math.inf
-    steps: float = 0.0
+    Attributes:
+        began, ended: when, by the worker's own clock.
+        spent: where the time went; see :data:`Spent`.
+    """
+
+    began: float
+    ended: float
+    spent: Mapping[str, float]
 
     @property
     def seconds(self) -> float:
@@ -45,38 +51,53 @@ class Meter:
     """Adds up where the time of a whole rollout went.
 
     Attributes:
-        spent: sums over all chains.
-        workers: process id to the worker's span.
-        servers: each inference actor's statistics.
         chains: finished chains.
+        steps: their control steps.
+        restarts: workers that were hired in the place of lost ones.
+        servers: each inference actor's statistics.
         first, last: when (``time.perf_counter``) the first world stood and the last chain was settled.
     """
 
     def __init__(self) -> None:
-        self.spent: Spent = defaultdict(float)
-        self.workers: defaultdict[int, WorkerSpan] = defaultdict(WorkerSpan)
+        self.chains = self.steps = self.restarts = 0
         self.servers: list[Mapping[str, float | int | None]] = []
-        self.chains = 0
         self.first = self.last = math.nan
+        self._stints: defaultdict[int, list[Stint]] = defaultdict(list)
 
     def ready(self) -> None:
         """Note that a worker's world stands."""
         if math.isnan(self.first):
             self.first = time.perf_counter()
 
-    def add(self, spent: Mapping[str, float], process: int, span: tuple[float, float]) -> None:
-        """Add a finished chain and the time that its worker gave it."""
+    def add(self, worker: int, stint: Stint) -> None:
+        """Add the finished chain that worker number ``worker`` gave this time to."""
         self.chains += 1
+        self.steps += int(stint.spent.get("steps", 0))
         self.last = time.perf_counter()
-        for part, amount in spent.items():
-            self.spent[part] += amount
-        worker = self.workers[process]
-        worker.began, worker.ended = min(worker.began, span[0]), max(worker.ended, span[1])
-        worker.steps += spent.get("steps", 0.0)
+        self._stints[worker].append(stint)
 
     def served(self, statistics: Sequence[Mapping[str, float | int | None]]) -> None:
         """Add what the inference actors say of themselves."""
         self.servers += statistics
+
+    def steady(self) -> list[Stint]:
+        """Return each worker's time from the end of its first chain to that of its last.
+
+        In the first chain policies are loaded and their graphs are made.  A worker whose chains all began before its
+        first one ended is taken whole.
+        """
+        return [_steady(stints) for stints in self._stints.values()]
+
+
+def _steady(stints: Sequence[Stint]) -> Stint:
+    warm = min(stint.ended for stint in stints)
+    counted = [stint for stint in stints if stint.began >= warm]
+    began = warm if counted else min(stint.began for stint in stints)
+    spent: Spent = defaultdict(float)
+    for stint in counted or stints:
+        for part, amount in stint.spent.items():
+            spent[part] += amount
+    return Stint(began, max(stint.ended for stint in stints), spent)
 
 
 class TimedWorld:

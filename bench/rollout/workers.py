@@ -188,7 +188,11 @@ class _Book:
             with disk_faults(self.ledger.path):
                 write_plan(self.ledger.path.parent, self._keys, len(self.ledger.completed()))
 
-    def settle(self, item: Item, outcome: Outcome, *, again: bool = False) -> None:
+    def replaced(self) -> None:
+        """Note that a worker was hired for a lost one."""
+        self.meter.restarts += 1
+
+    def settle(self, item: Item, outcome: Outcome, *, worker: int = 0, again: bool = False) -> None:
         """Write a finished chain down, queue a faulty one again, or give it up; one loss counts as one fault."""
         if outcome.result is not None:
             self._faults_in_a_row = 0
@@ -196,7 +200,8 @@ class _Book:
                 self._keep(outcome.film, film_name(outcome.result, self._film_format))
             self.ledger.append(outcome.result)
             self.queue.learn(outcome.result)
-            self.meter.add(outcome.spent, outcome.process, outcome.span)
+            if outcome.stint is not None:
+                self.meter.add(worker, outcome.stint)
             self.bar.done(outcome.result)
             self._ask()
             return

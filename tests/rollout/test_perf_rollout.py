@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
 from rollout_doubles import NoisyPolicy
 
 from bench.errors import UserError
+from bench.perf.cores import CoreWatch
 from bench.perf.rollout import PerfOptions, Slow, _agree, measure, slowed, summary
 from bench.rollout.chain import ChainResult
-from bench.rollout.spent import Meter, TimedWorld
+from bench.rollout.spent import Meter, Stint, TimedWorld
 from bench.rollout.world import WorldOptions
+
+WORKED = {"physics": 2.0, "drawing": 1.0, "oracle": 0.5, "busy": 4.0, "waiting": 1.0, "requests": 10.0, "steps": 100.0}
 
 
 def meter() -> Meter:
-    """Two workers; one gave two chains 8 s of its 10, the other one chain 5 s of its 5."""
+    """Two workers; after its first chain one gave two chains 8 s of 10, the other one chain 5 s of 5."""
     book = Meter()
     book.ready()
-    worked = {
-        "physics": 2.0,
-        "drawing": 1.0,
-        "oracle": 0.5,
-        "busy": 4.0,
-        "waiting": 1.0,
-        "requests": 10.0,
-        "steps": 100.0,
-    }
-    book.add(worked, 1, (100.0, 105.0))
-    book.add(worked, 1, (105.0, 110.0))
-    book.add({**worked, "busy": 5.0}, 2, (7.0, 12.0))
+    for began, ended in ((90.0, 100.0), (100.0, 105.0), (105.0, 110.0)):
+        book.add(1, Stint(began, ended, WORKED))
+    book.add(2, Stint(1.0, 7.0, WORKED))
+    book.add(2, Stint(7.0, 12.0, {**WORKED, "busy": 5.0}))
     book.served(
         [
             {"batches": 3, "batch_fill": 0.5, "queue_p50_ms": 1.0, "queue_p95_ms": 2.0, "predict_ms": 30.0,
@@ -41,7 +39,7 @@ def meter() -> Meter:
     return book
 
 
-def test_shares_add_up_and_rates_are_the_workers_own() -> None:
+def test_shares_add_up_and_rates_are_those_of_the_steady_time() -> None:
     result = summary(meter())
     assert sum(result["shares"].values()) == pytest.approx(1.0)
     assert result["shares"]["physics"] == pytest.approx(6 / 15)
@@ -51,7 +49,29 @@ def test_shares_add_up_and_rates_are_the_workers_own() -> None:
     assert result["overhead_us_per_step"] == pytest.approx(1e6 * (13 - 10.5) / 300)
     assert (result["request_ms"], result["transport_ms"]) == (pytest.approx(100.0), pytest.approx(50.0))
     assert (result["batch_fill"], result["predict_ms"], result["servers"]) == (0.5, 30.0, 2)
-    assert (result["chains"], result["steps"], result["requests"]) == (3, 300, 30)
+    assert (result["chains"], result["steps"], result["requests"]) == (5, 500, 30)
+
+
+def test_worker_whose_chains_all_began_at_once_is_taken_whole() -> None:
+    book = Meter()
+    book.add(4, Stint(0.0, 8.0, WORKED))
+    book.add(4, Stint(1.0, 10.0, WORKED))
+    (stint,) = book.steady()
+    assert (stint.began, stint.ended, stint.spent["steps"]) == (0.0, 10.0, 200.0)
+
+
+def test_cores_are_those_that_a_process_burns() -> None:
+    with CoreWatch() as watch:
+        began = time.perf_counter()
+        burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        time.sleep(3.5)
+        burner.kill()
+        burner.wait()
+        ended = time.perf_counter()
+    cores = watch.cores(began, ended)
+    assert set(cores) == {"driver", "ray"}
+    assert cores["ray"] > 5 * cores["driver"]
+    assert watch.cores(ended, ended) == {}
 
 
 def test_timed_world_is_the_world_and_counts() -> None:
