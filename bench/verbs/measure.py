@@ -79,9 +79,19 @@ def _perf_data(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
-    from bench.perf.policy import measure
+    from bench.perf.policy import PolicyPerf, measure, parse_changes
 
-    return measure(args.scale, device=args.device, steps=args.steps, batch=args.batch)
+    options = PolicyPerf(
+        scale=args.scale,
+        parts=tuple(args.parts),
+        device=args.device,
+        steps=args.steps,
+        batch=args.batch,
+        launch=args.launch,
+        parallel=args.parallel,
+        changes=parse_changes(args.change),
+    )
+    return measure(options)
 
 
 def _perf_rollout(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -167,6 +177,11 @@ def add(verbs: Verbs) -> None:
     policy.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     policy.add_argument("--steps", type=whole, default=60, metavar="N", help="training steps; half of them warm up")
     policy.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
+    policy.add_argument("--parts", choices=("train", "latency"), nargs="+", default=["train", "latency"])
+    policy.add_argument("--launch", choices=("eager", "compile", "graph", "compile+graph"),
+                        help="how training steps are launched; default: as training does by itself")  # fmt: skip
+    policy.add_argument("--parallel", type=whole, default=1, metavar="N", help="trainings side by side on the device")
+    policy.add_argument("--change", nargs="+", default=[], metavar="NAME=VALUE", help="of the policy: stem_stride=2 …")
     rollout = perf.add("rollout", _perf_rollout, "chains an hour with 1, 2, 4 … workers, and where the time goes",
                        "perf rollout --policy tiny --workers 1 2 --json")  # fmt: skip
     rollout.add_argument("--policy", default="small", metavar="NAME|DIR",
@@ -180,6 +195,7 @@ def add(verbs: Verbs) -> None:
     rollout.add_argument("--ray-address", metavar="HOST:PORT", help="a running Ray cluster; default: this machine")
     add_inference(rollout)
     add_world(rollout)
+    rollout.set_defaults(show="perf rollout")
     serve = perf.add("serve", _perf_serve, "how long clients of a served policy wait, and beside a hostile one",
                      "perf serve --policy flow-untrained --json")  # fmt: skip
     serve.add_argument("--policy", default="flow-untrained", metavar="NAME|DIR", help="a name or a checkpoint folder")
