@@ -67,6 +67,18 @@ def _watch(console: Console, state: Mapping[str, Any]) -> None:
     console.print(picture(state))
 
 
+def _perf_rollout(console: Console, result: Mapping[str, Any]) -> None:
+    from bench.perf.rollout import rows
+
+    lines = rows(result)
+    table = Table(*lines[0], box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for line in lines[1:]:
+        table.add_row(*(escape(cell) for cell in line))
+    console.print(table)
+    console.print(f"policy {escape(result['policy'])} on {result['device']}, {result['cpus']} cores here; "
+                  f"rows in common are {'the same' if result['same_rows'] else 'DIFFERENT'}")  # fmt: skip
+
+
 def _plain(console: Console, result: Mapping[str, Any]) -> None:
     table = Table(show_header=False)
     for name, value in result.items():
@@ -74,7 +86,15 @@ def _plain(console: Console, result: Mapping[str, Any]) -> None:
     console.print(table)
 
 
-_SHOWN = {"demo": _record, "run": _record, "doctor": _doctor, "check": _check, "experts": _experts, "watch": _watch}
+_SHOWN = {
+    "demo": _record,
+    "run": _record,
+    "doctor": _doctor,
+    "check": _check,
+    "experts": _experts,
+    "watch": _watch,
+    "perf rollout": _perf_rollout,
+}
 
 
 def show(verb: str, result: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -200,6 +200,37 @@ def summary(meter: Meter) -> dict[str, Any]:
         "servers": len(meter.servers),
         **{name: served.get(name) for name in (*_SERVED, "transport_ms")},
     }
+
+
+_SHOWN = {
+    "workers": ("workers", ".0f"),
+    "chains": ("chains", ".0f"),
+    "rolling_s": ("rolling, s", ".1f"),
+    "chains_per_hour": ("chains an hour", ",.0f"),
+    "env_steps_per_s": ("steps a second", ",.0f"),
+    "efficiency": ("efficiency", ".2f"),
+    "overhead_us_per_step": ("overhead a step, µs", ".0f"),
+    "physics_ms_per_step": ("physics a step, ms", ".2f"),
+    "drawing_ms_per_request": ("drawing a request, ms", ".2f"),
+    "batch_fill": ("batch fill", ".2f"),
+    "queue_p50_ms": ("queue p50, ms", ".1f"),
+    "queue_p95_ms": ("queue p95, ms", ".1f"),
+    "predict_ms": ("predict, ms", ".1f"),
+}
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return a measurement as a table for a terminal: a row for each figure, a column for each number of workers."""
+    runs = result["runs"]
+    lines = [[head, *_cells([run[name] for run in runs], form)] for name, (head, form) in _SHOWN.items()]
+    for group, form in (("shares", ".1%"), ("cores", ".2f")):
+        names = dict.fromkeys(name for run in runs for name in run[group])
+        lines += [[f"{group}: {name}", *_cells([run[group].get(name) for run in runs], form)] for name in names]
+    return [line for line in lines if any(line[1:])]
+
+
+def _cells(values: Sequence[float | None], form: str) -> list[str]:
+    return ["" if value is None else format(value, form) for value in values]
 
 
 _SERVED = ("batch_fill", "queue_p50_ms", "queue_p95_ms", "predict_ms")

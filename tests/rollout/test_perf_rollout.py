@@ -12,7 +12,7 @@ from rollout_doubles import NoisyPolicy
 
 from bench.errors import UserError
 from bench.perf.cores import CoreWatch
-from bench.perf.rollout import PerfOptions, Slow, _agree, measure, slowed, summary
+from bench.perf.rollout import PerfOptions, Slow, _agree, measure, rows, slowed, summary
 from bench.rollout.chain import ChainResult
 from bench.rollout.spent import Meter, Stint, TimedWorld
 from bench.rollout.world import WorldOptions
@@ -138,3 +138,7 @@ def test_workers_are_measured_on_the_real_world(ray_session: Any) -> None:
         assert 0 < run["batch_fill"] <= 1
         assert run["chains_per_hour"] > 0
     assert result["runs"][0]["efficiency"] == 1.0
+    table = {line[0]: line[1:] for line in rows(result)}
+    assert (table["workers"], table["chains"], table["efficiency"]) == (["2"], ["3"], ["1.00"])
+    shares = [float(cells[0].rstrip("%")) for name, cells in table.items() if name.startswith("shares: ")]
+    assert sum(shares) == pytest.approx(100, abs=1)
