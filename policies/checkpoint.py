@@ -92,10 +92,10 @@ def save(policy: FlowPolicy, directory: Path | str) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in policy.network.state_dict().items()}
     tensors[SENTENCES_KEY] = _as_tensor(policy.sentences.embeddings)
     weights = to_bytes(tensors)
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "kind": "flow",
+        "kind": policy.config.kind,
         "spec": policy.spec.to_json(),
         "architecture": policy.config.to_json(),
         "parameters": policy.network.parameters_count(),
@@ -106,9 +106,10 @@ def save(policy: FlowPolicy, directory: Path | str) -> None:
         "training": policy.training,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     (directory / CONFIG_FILE).unlink(missing_ok=True)
+    config["beside"] = policy.network.save_beside(directory)
     write_whole(directory / WEIGHTS_FILE, weights)
+    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     write_whole(directory / CONFIG_FILE, text.encode())
 
 
@@ -146,8 +147,8 @@ def load(
     Raises:
         PolicyError: the folder is missing, incomplete, corrupt, of another version, arm or convention.
     """
-    from policies.config import FlowPolicyConfig
-    from policies.flow import FlowNetwork, FlowPolicy
+    from policies.flow import FlowPolicy
+    from policies.kinds import config_class, new_network
     from policies.normalise import Normaliser
     from policies.text import SentenceTable
 
@@ -156,7 +157,7 @@ def load(
     try:
         spec = PolicySpec.from_json(data["spec"])
         check_fit(spec, where=directory, expect_arm=expect_arm, views=views, actions=actions)
-        config = FlowPolicyConfig.from_json(data["architecture"])
+        config = config_class(data["kind"]).from_json(data["architecture"])
         normaliser = Normaliser.from_json(data["normaliser"])
         sentences = tuple(data["sentences"]["sentences"])
         encoder, weights_hash = data["sentences"]["encoder"], data["weights_sha256"]
@@ -165,17 +166,18 @@ def load(
         raise
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise PolicyError(f"{directory / CONFIG_FILE}: damaged entry ({error!r}); restore it or train again") from None
-    tensors = _read_weights(directory / WEIGHTS_FILE, weights_hash)
+    tensors = read_weights(directory / WEIGHTS_FILE, weights_hash)
     embeddings = tensors.pop(SENTENCES_KEY, None)
     if embeddings is None:
         raise PolicyError(f"{directory / WEIGHTS_FILE}: no sentence table; restore the file or train again")
-    network = FlowNetwork(config)
+    network = new_network(config)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise PolicyError(
             f"{directory}: weights do not fit config.json ({_short(error)}); restore the folder"
         ) from None
+    network.load_beside(directory, data.get("beside") or {})
     return FlowPolicy(
         network,
         spec,
@@ -189,7 +191,8 @@ def load(
     )
 
 
-def _read_weights(path: Path, expected_hash: str) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, expected_hash: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file; one whose hash (SHA-256) is another is refused."""
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 

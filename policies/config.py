@@ -7,9 +7,9 @@ train in minutes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from policies.api import PolicyError
 
@@ -17,7 +17,7 @@ HEADS = ("flow", "regression")
 ENCODER_STAGES = 4
 
 
-def _checked_fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+def checked_fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``data`` as keyword arguments of ``kind``; an unknown name is refused."""
     known = {item.name for item in fields(kind)}
     unknown = sorted(set(data) - known)
@@ -111,6 +111,8 @@ class FlowPolicyConfig:
         training: see :class:`TrainingConfig`.
     """
 
+    kind: ClassVar[str] = "flow"
+
     name: str = "small"
     anchor_size: int = 96
     wrist_size: int = 84
@@ -133,10 +135,19 @@ class FlowPolicyConfig:
     def __post_init__(self) -> None:
         """Refuse impossible architectures, naming the values that clash."""
         if isinstance(self.training, Mapping):
-            object.__setattr__(self, "training", TrainingConfig(**_checked_fields(TrainingConfig, self.training)))
+            object.__setattr__(self, "training", TrainingConfig(**checked_fields(TrainingConfig, self.training)))
         for name in ("width", "blocks", "layers", "heads", "euler_steps", "text_dim"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self._check_encoder()
+        if self.dim % (2 * self.heads):
+            raise PolicyError(f"dim {self.dim} must be a multiple of twice heads ({self.heads})")
+        if not 1 <= self.execute <= self.chunk:
+            raise PolicyError(f"execute {self.execute} must lie in 1..chunk ({self.chunk})")
+        if self.head not in HEADS:
+            raise PolicyError(f"head: expected one of {list(HEADS)}, got {self.head!r}")
+
+    def _check_encoder(self) -> None:
         if self.stem_stride not in (2, 4):
             raise PolicyError(f"stem_stride: expected 2 or 4, got {self.stem_stride}")
         cells = [self.stem_stride * 2**halvings for halvings in range(ENCODER_STAGES)]
@@ -145,12 +156,11 @@ class FlowPolicyConfig:
         for name in ("anchor_size", "wrist_size"):
             if getattr(self, name) < self.cell:
                 raise PolicyError(f"{name}: {getattr(self, name)} px leaves no cell of {self.cell} px")
-        if self.dim % (2 * self.heads):
-            raise PolicyError(f"dim {self.dim} must be a multiple of twice heads ({self.heads})")
-        if not 1 <= self.execute <= self.chunk:
-            raise PolicyError(f"execute {self.execute} must lie in 1..chunk ({self.chunk})")
-        if self.head not in HEADS:
-            raise PolicyError(f"head: expected one of {list(HEADS)}, got {self.head!r}")
+
+    @property
+    def label(self) -> str:
+        """Name of the policy in tables."""
+        return f"{self.head}-{self.name}"
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -192,11 +202,16 @@ class FlowPolicyConfig:
         return cls(**(values | changes))
 
     @classmethod
+    def presets(cls) -> Mapping[str, Callable[..., FlowPolicyConfig]]:
+        """Return the presets by name."""
+        return {"tiny": cls.tiny, "small": cls.small, "base": cls.base}
+
+    @classmethod
     def preset(cls, name: str, **changes: Any) -> FlowPolicyConfig:
         """Return the preset called ``name``; ``PolicyError`` names those that exist."""
-        presets = {"tiny": cls.tiny, "small": cls.small, "base": cls.base}
+        presets = cls.presets()
         if name not in presets:
-            raise PolicyError(f"unknown policy preset {name!r}; choose one of {sorted(presets)}")
+            raise PolicyError(f"unknown {cls.kind} policy preset {name!r}; choose one of {sorted(presets)}")
         return presets[name](**changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -208,4 +223,4 @@ class FlowPolicyConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FlowPolicyConfig:
         """Build a configuration from :meth:`to_json`'s data."""
-        return cls(**_checked_fields(cls, data))
+        return cls(**checked_fields(cls, data))

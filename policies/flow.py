@@ -19,6 +19,7 @@ from policies.api import ACTION_DIM, ANCHOR, CALVIN_ACTIONS, WRIST, Observation,
 from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.encoders import resize_images
 from policies.graphs import GraphedSampler
+from policies.kinds import new_network
 from policies.network import FlowNetwork, Inputs
 from policies.normalise import Normaliser
 from policies.simple import check_call
@@ -40,7 +41,7 @@ def flow_spec(config: FlowPolicyConfig, arm: str, *, wrist_optional: bool = Fals
     """
     views = (ANCHOR,) if arm == ANCHOR_ARM else (ANCHOR, WRIST)
     return PolicySpec(
-        name=f"{config.head}-{config.name}",
+        name=config.label,
         views=views,
         optional_views=(WRIST,) if wrist_optional and WRIST in views else (),
         chunk=config.chunk,
@@ -215,4 +216,4 @@ def initial_network(config: FlowPolicyConfig, seed: int) -> FlowNetwork:
     """Return an untrained network; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FlowNetwork(config)
+        return new_network(config)

@@ -8,7 +8,10 @@ gives the chunk in one pass from zeros.  Images come as uint8; sentences, units 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,9 @@ from policies.api import ACTION_DIM, PROPRIO_DIM
 from policies.config import FlowPolicyConfig
 from policies.dit import ActionTransformer
 from policies.encoders import ViewEncoder
+
+if TYPE_CHECKING:
+    from policies.data import DeviceArrays
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,26 @@ class FlowNetwork(nn.Module):
     def __init__(self, config: FlowPolicyConfig) -> None:
         super().__init__()
         self.config = config
-        shape = (config.width, config.blocks, config.stem_stride, config.strides, config.dim)
-        self.anchor = ViewEncoder(config.anchor_size, *shape)
-        self.wrist = ViewEncoder(config.wrist_size, *shape)
-        self.sentence = nn.Linear(config.text_dim, config.dim)
-        self.sentence_token = nn.Linear(config.text_dim, config.dim)
+        self._make_view_encoders()
+        self.sentence = self._sentence_layer()
+        self.sentence_token = self._sentence_layer()
         self.proprio = nn.Linear(PROPRIO_DIM, config.dim) if config.use_proprio else None
         self.transformer = ActionTransformer(
             dim=config.dim, layers=config.layers, heads=config.heads, chunk=config.chunk, action_dim=ACTION_DIM
         )
+
+    def _sentence_layer(self) -> nn.Module:
+        return nn.Linear(self.config.text_dim, self.config.dim)
+
+    def _make_view_encoders(self) -> None:
+        config = self.config
+        shape = (config.width, config.blocks, config.stem_stride, config.strides, config.dim)
+        self.anchor = ViewEncoder(config.anchor_size, *shape)
+        self.wrist = ViewEncoder(config.wrist_size, *shape)
+
+    def _view_tokens(self, inputs: Inputs, always: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return tokens (B, N, D) and mask (B, N) of what the cameras see; ``always`` is true, (B,)."""
+        return [self.anchor(inputs.anchor, always), self.wrist(inputs.wrist, inputs.wrist_present)]
 
     def parameters_count(self) -> int:
         """Number of learned values."""
@@ -66,14 +83,42 @@ class FlowNetwork(nn.Module):
         B = inputs.anchor.shape[0]
         always = torch.ones(B, dtype=torch.bool, device=inputs.anchor.device)
         parts = [
-            self.anchor(inputs.anchor, always),
-            self.wrist(inputs.wrist, inputs.wrist_present),
+            *self._view_tokens(inputs, always),
             (self.sentence_token(inputs.sentence).unsqueeze(1), always.unsqueeze(1)),
         ]
         if self.proprio is not None and inputs.proprio is not None and inputs.proprio_present is not None:
             parts.append((self.proprio(inputs.proprio).unsqueeze(1), inputs.proprio_present.unsqueeze(1)))
         dtype = parts[0][0].dtype
         return torch.cat([part.to(dtype) for part, _ in parts], dim=1), torch.cat([mask for _, mask in parts], dim=1)
+
+    def prepare(
+        self,
+        data: DeviceArrays,  # noqa: ARG002
+        held_out: DeviceArrays | None,  # noqa: ARG002
+        folder: Path,  # noqa: ARG002
+        identity: dict[str, Any],  # noqa: ARG002
+        **options: Any,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """Train what must be trained before the network, in the policy's ``folder``: nothing here.
+
+        Args:
+            data: the demonstrations.
+            held_out: demonstrations that are only looked at.
+            folder: the policy's.
+            identity: what is trained (arm, seed, data).
+            **options: ``time_limit_s``, ``progress`` and ``resume`` of :func:`policies.train.train_policy`.
+
+        Returns:
+            What happened, as plain JSON data; ``seconds`` of it count as training time.
+        """
+        return {}
+
+    def save_beside(self, folder: Path) -> dict[str, Any]:  # noqa: ARG002
+        """Write what the network reads and does not own into the checkpoint ``folder``; return what identifies it."""
+        return {}
+
+    def load_beside(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Read what :meth:`save_beside` wrote; ``record`` is what it returned."""
 
     def loss(self, inputs: Inputs, actions: Tensor, valid: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the training loss, a scalar.

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.api import PolicyError
 from policies.checkpoint import CONFIG_FILE, load, read_config, same_training, write_whole
 from policies.flow import FlowPolicy
-from policies.network import FlowNetwork
 
 STATE_FILE = "resume.safetensors"
 HISTORY_FILE = "history.jsonl"
@@ -72,11 +71,12 @@ def finished(directory: Path, identity: dict[str, Any], device: torch.device) ->
     if not (directory / CONFIG_FILE).exists():
         return None
     data = read_config(directory)
-    _refuse_other(directory, dict(data.get("training") or {}, config=data.get("architecture")), identity)
+    refuse_other(directory, dict(data.get("training") or {}, config=data.get("architecture")), identity)
     return load(directory, device=device)
 
 
-def _refuse_other(directory: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
+def refuse_other(directory: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Refuse to continue where ``found`` is the record of a training other than ``identity``."""
     there, wanted = dict(found), dict(identity)
     there_config, wanted_config = there.pop("config") or {}, wanted.pop("config")
     changed = same_training(there, wanted) + same_training(there_config, wanted_config)
@@ -92,8 +92,8 @@ def save_state(
     identity: dict[str, Any],
     step: int,
     elapsed: float,
-    network: FlowNetwork,
-    average: FlowNetwork,
+    network: nn.Module,
+    average: nn.Module,
     optimiser: torch.optim.AdamW,
 ) -> None:
     """Replace the state by that after ``step`` steps and ``elapsed`` seconds of training."""
@@ -119,8 +119,8 @@ def _match_layout(states: dict[int, dict[str, Tensor]], optimiser: torch.optim.A
 def restore_state(
     directory: Path,
     identity: dict[str, Any],
-    network: FlowNetwork,
-    average: FlowNetwork,
+    network: nn.Module,
+    average: nn.Module,
     optimiser: torch.optim.AdamW,
 ) -> tuple[int, float]:
     """Put the saved state back and return its step and training time; (0, 0.0) if there is none."""
@@ -132,7 +132,7 @@ def restore_state(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            _refuse_other(directory, json.loads(metadata["identity"]), identity)
+            refuse_other(directory, json.loads(metadata["identity"]), identity)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
         for name, value in tensors.items():

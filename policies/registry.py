@@ -31,10 +31,11 @@ class RegisteredPolicy:
     summary: str
 
 
-def _untrained(head: str, arm: str) -> Policy:
-    from policies.flow import FlowPolicy, FlowPolicyConfig
+def _untrained(head: str, arm: str, kind: str = "flow") -> Policy:
+    from policies.flow import FlowPolicy
+    from policies.kinds import config_class
 
-    return FlowPolicy.initial(FlowPolicyConfig.tiny(head=head), arm, TINY_SENTENCES)
+    return FlowPolicy.initial(config_class(kind).preset("tiny", head=head), arm, TINY_SENTENCES)
 
 
 POLICIES: dict[str, RegisteredPolicy] = {
@@ -46,6 +47,12 @@ POLICIES: dict[str, RegisteredPolicy] = {
     ),
     "regression-untrained": RegisteredPolicy(
         lambda: _untrained("regression", "real"), False, "tiny regression policy, first weights"
+    ),
+    "vpp-untrained": RegisteredPolicy(
+        lambda: _untrained("flow", "real", "vpp"), True, "tiny video policy, first weights"
+    ),
+    "vpp-untrained-anchor": RegisteredPolicy(
+        lambda: _untrained("flow", "anchor", "vpp"), True, "the same without a wrist view"
     ),
 }
 

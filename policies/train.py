@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.api import ANCHOR, WRIST, PolicyError
 from policies.checkpoint import CONFIG_FILE, save
@@ -27,7 +27,6 @@ from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.data import DeviceArrays, PolicyArrays, SampleOrder
 from policies.flow import FlowPolicy, flow_spec, initial_network, placed
 from policies.gradients import EAGER, Gradients
-from policies.network import FlowNetwork
 from policies.progress import HISTORY_FILE, STATE_FILE, History, finished, remove_state, restore_state, save_state
 from policies.text import PRECOMPUTED, SentenceTable
 from policies.validate import validate
@@ -107,7 +106,7 @@ def train_policy(
     normaliser = arrays.fit_normaliser()
     network = placed(initial_network(config, seed), device)
     average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = _optimiser(network, settings)
+    optimiser = make_optimiser(network, settings)
     step, elapsed_before = restore_state(directory, identity, network, average, optimiser)
     history = History(directory, step, tensorboard=tensorboard)
 
@@ -120,12 +119,18 @@ def train_policy(
 
     data = on_device(arrays, settings.shift, settings.jitter)
     held_out = None if validation is None else on_device(validation, 0.0, 0.0)
+    before = network.prepare(
+        data, held_out, directory, {name: value for name, value in identity.items() if name != "config"},
+        time_limit_s=time_limit_s, progress=progress, resume=resume,
+    )  # fmt: skip
+    if time_limit_s is not None:
+        time_limit_s = max(0.0, time_limit_s - before.get("seconds", 0.0))
     order = SampleOrder(len(data), settings.batch, seed)
     generator = torch.Generator(device)
     compiles = settings.compile if settings.compile is not None else device.type == "cuda"
     gradients = Gradients(network, device, launch or ("compile" if compiles else EAGER))
 
-    started, first_step, rates = time.monotonic(), step, _Schedule(settings, time_limit_s)
+    started, first_step, rates = time.monotonic(), step, Schedule(settings, time_limit_s)
     losses: list[Tensor] = []
     bar = Progress(
         TextColumn("train {task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -144,7 +149,7 @@ def train_policy(
             losses.append(gradients(batch))
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
-            _update_average(average, network, min(settings.ema, (1 + step) / (EMA_RAMP + step)))
+            update_average(average, network, min(settings.ema, (1 + step) / (EMA_RAMP + step)))
             step += 1
             elapsed = elapsed_before + time.monotonic() - started
 
@@ -175,6 +180,8 @@ def train_policy(
     record["launch"] = gradients.launch
     record["samples_per_s"] = round((step - first_step) * settings.batch / max(time.monotonic() - started, 1e-9), 1)
     record["loss"] = history.last_loss
+    if before:
+        record["before"] = before
     if held_out is not None:
         score = validate(average, held_out, normaliser, validation.window_task if validation else ())
         history.add(step, validation=score.to_json())
@@ -189,7 +196,7 @@ def train_policy(
     return policy
 
 
-class _Schedule:
+class Schedule:
     """Linear warm-up, then cosine to 0 over the steps, or over the time limit where that ends first."""
 
     def __init__(self, settings: TrainingConfig, time_limit_s: float | None) -> None:
@@ -231,7 +238,7 @@ def _sentence_table(arrays: PolicyArrays, config: FlowPolicyConfig, given: Sente
     return table
 
 
-def _optimiser(network: FlowNetwork, settings: TrainingConfig) -> torch.optim.AdamW:
+def make_optimiser(network: nn.Module, settings: TrainingConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices and kernels only; learned tokens and positions are called by name."""
     decayed: list[Tensor] = []
     free: list[Tensor] = []
@@ -243,5 +250,6 @@ def _optimiser(network: FlowNetwork, settings: TrainingConfig) -> torch.optim.Ad
 
 
 @torch.no_grad()
-def _update_average(average: FlowNetwork, network: FlowNetwork, decay: float) -> None:
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards those of ``network``."""
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
