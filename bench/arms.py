@@ -17,6 +17,7 @@ from bench.data.calvin import CalvinDataset
 from bench.data.clips import split_paired
 from bench.data.episode import Episode
 from bench.errors import UserError
+from bench.subset import first_demonstrations
 from bench.suite import Arm
 from policies.api import ACTION_DIM, ANCHOR, PROPRIO_DIM, WRIST
 from policies.data import PolicyArrays, resize_frames
@@ -51,6 +52,10 @@ class WristPlan:
     def counts(self) -> dict[str, int]:
         """Return how many episodes have each source."""
         return {source: sum(s == source for s in self.sources.values()) for source in ("real", "generated", "absent")}
+
+    def of(self, episodes: Sequence[Episode]) -> WristPlan:
+        """Return the same plan for these episodes alone."""
+        return WristPlan(self.arm, {episode.id: self.sources[episode.id] for episode in episodes})
 
 
 def plan_wrist(arm: Arm, episodes: Sequence[Episode], paired_share: float, seed: int) -> WristPlan:
@@ -92,6 +97,7 @@ def training_arrays(
     generated: GeneratedWrist | None,
     sizes: tuple[int, int],
     device: str = "cpu",
+    demonstrations: int | None = None,
 ) -> PolicyArrays:
     """Read the language windows of a data set as one arm sees them.
 
@@ -101,6 +107,7 @@ def training_arrays(
         generated: the overlay, where the plan needs one.
         sizes: side of the anchor and of the wrist image that the network reads, in pixels.
         device: where images are resized.
+        demonstrations: how many of the windows, the first in the order of ``bench/subset.py``; None for all.
 
     Labels are the actions that were executed, where the recording has them, else CALVIN's ``rel_actions``.
 
@@ -111,13 +118,14 @@ def training_arrays(
         raise UserError(
             f"{dataset.directory}: no language windows, policies need them; give a data set with lang_annotations"
         )
-    frames_of = {episode.id: _frames_of(episode) for episode in dataset.episodes}
+    episodes = first_demonstrations(dataset.episodes, demonstrations)
+    frames_of = {episode.id: _frames_of(episode) for episode in episodes}
     total = sum(map(len, frames_of.values()))
     labels = EXECUTED if EXECUTED in dataset.episodes[0].keys else "rel_actions"
     arrays = _Arrays(total, sizes, device)
     windows, window_sentence, window_task, sentences = [], [], [], {}  # type: ignore[var-annotated]
     offset = 0
-    for episode in dataset.episodes:
+    for episode in episodes:
         frames, source = frames_of[episode.id], plan.sources.get(episode.id, "absent")
         if not len(frames):
             continue

@@ -96,6 +96,7 @@ class TrainJob:
         folder: where the checkpoint goes.
         device: where it is trained.
         progress: draw a progress bar.
+        demonstrations: how many of the data set's demonstrations are trained on, see ``bench/subset.py``; None for all.
     """
 
     root: str
@@ -106,6 +107,7 @@ class TrainJob:
     folder: str
     device: str
     progress: bool
+    demonstrations: int | None = None
 
 
 def train_one(job: TrainJob) -> dict[str, Any]:
@@ -121,7 +123,9 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     started = time.monotonic()
     overlay = None if job.overlay is None else Overlay.open(job.overlay)
     sizes = (job.config.anchor_size, job.config.wrist_size)
-    arrays = training_arrays(CalvinDataset(job.root, "training"), job.plan, overlay, sizes, job.device)
+    arrays = training_arrays(
+        CalvinDataset(job.root, "training"), job.plan, overlay, sizes, job.device, job.demonstrations
+    )
     held_out = _validation_arrays(job, sizes)
     policy = train_policy(
         arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress,

@@ -19,6 +19,7 @@ from bench.data.clips import ClipDataset, split_paired
 from bench.errors import UserError
 from bench.rollout.world import WorldOptions
 from bench.stages import Finished, RunFolder, Wanted, parallel
+from bench.subset import first_demonstrations
 from bench.suite import Arm, Suite, parse_arm
 
 
@@ -79,7 +80,8 @@ class MainJob:
     def plan(self, arm: Arm) -> WristPlan:
         """Where each training episode's wrist view comes from, for one arm."""
         episodes = self.datasets["training"].episodes
-        return plan_wrist(arm, episodes, self.suite.data.paired_share, self.options.seed)
+        whole = plan_wrist(arm, episodes, self.suite.data.paired_share, self.options.seed)
+        return whole.of(first_demonstrations(episodes, self.suite.policy.demonstrations))
 
     def paired_clips(self, hop: int | None = None) -> ClipDataset:
         """Return the clips of the paired share, the world model's only training data."""

@@ -153,10 +153,12 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
     config, where, options = policy_config(job.suite.policy), jobs.device(), job.options
     todo = [(arm, seed) for seed in job.seeds for arm in job.arms]
     plans = {arm.name: job.plan(arm) for arm in job.arms}
+    demonstrations = job.suite.policy.demonstrations
+    identity = {"config": config.to_json(), **({"demonstrations": demonstrations} if demonstrations else {})}
     wanted = [
         Wanted(
             f"train-{arm.name}-{seed}",
-            {"config": config.to_json(), "seed": seed, "arm": arm.name, "sources": dict(plans[arm.name].sources)},
+            {**identity, "seed": seed, "arm": arm.name, "sources": dict(plans[arm.name].sources)},
             [job.demonstrations, *([generated[arm.generator]] if arm.generator else [])],
         )
         for arm, seed in todo
@@ -166,7 +168,9 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
         arm, seed = todo[number]
         overlay = str(generated[arm.generator].directory / "training") if arm.generator else None
         here = options.progress and options.workers == 0
-        return jobs.TrainJob(str(job.root), plans[arm.name], overlay, config, seed, str(folder), where, here)
+        return jobs.TrainJob(
+            str(job.root), plans[arm.name], overlay, config, seed, str(folder), where, here, demonstrations
+        )
 
     folders = {
         one.name.removeprefix("train-"): job.run.directory_of(one) for one in wanted if job.run.found(one) is None

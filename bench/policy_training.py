@@ -17,6 +17,7 @@ from bench.data.calvin import CalvinDataset, dataset_hash
 from bench.data.overlay import Overlay
 from bench.errors import UserError
 from bench.stages import parallel
+from bench.subset import first_demonstrations
 from bench.suite import PolicyPart, parse_arm
 from bench.training_bars import training_bars
 from policies.config import FlowPolicyConfig
@@ -32,7 +33,7 @@ class TrainOptions:
         overlay: folder of generated wrist views of the training split, for arms that need one.
         paired_share: share of the episodes whose wrist recordings every arm but ``real`` may use.
         split_seed: of the choice of that share.
-        policy: kind, scale, steps and batch, as in a suite.
+        policy: kind, scale, steps, batch and number of demonstrations, as in a suite.
         workers: trainings at a time; None for one a processor, 0 for none in other processes.
         ray_address: a running Ray cluster, or None.
         progress: draw progress bars.
@@ -83,13 +84,15 @@ def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str,
     training = CalvinDataset(dataset, "training")
     overlay = None if options.overlay is None else Overlay.open(options.overlay, dataset_hash(training))
     config, where = policy_config(options.policy), jobs.device()
+    shown = first_demonstrations(training.episodes, options.policy.demonstrations)
     todo = {}
     for name in options.arms:
-        plan = plan_wrist(parse_arm(name), training.episodes, options.paired_share, options.split_seed)
+        plan = plan_wrist(parse_arm(name), training.episodes, options.paired_share, options.split_seed).of(shown)
         for seed in options.seeds:
             todo[f"{name}-{seed}"] = jobs.TrainJob(
                 str(dataset), plan, str(options.overlay) if overlay and plan.arm.generator else None, config, seed,
                 str(out / f"{name}-{seed}"), where, options.progress and options.workers == 0,
+                options.policy.demonstrations,
             )  # fmt: skip
     folders = {name: Path(job.folder) for name, job in todo.items()}
     atomic.make_directory(out)

@@ -143,12 +143,15 @@ class PolicyPart(_Part):
         scale: ``tiny``, ``small`` or ``base``.
         steps: training steps, the same for every arm, or the scale's default.
         batch: samples a step, or the scale's default.
+        demonstrations: trained on the first n demonstrations only (``bench/subset.py``), or on all; for learning
+            curves.  The world model still has the whole paired share.
     """
 
     kind: Literal["flow", "bc"] = "flow"
     scale: Literal["tiny", "small", "base"] = "tiny"
     steps: int | None = Field(None, ge=1)
     batch: int | None = Field(None, ge=1)
+    demonstrations: int | None = Field(None, ge=1)
 
 
 class RolloutPart(_Part):
@@ -193,6 +196,9 @@ class Suite(_Part):
         for values, what in ((self.arms, "arms"), (self.seeds, "seeds")):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} are named twice: {list(values)}")
+        there, wanted = self.data.episodes, self.policy.demonstrations
+        if self.data.source == "collect" and wanted is not None and wanted > there:
+            raise ValueError(f"policy.demonstrations is {wanted}, but data.episodes collects {there}")
         for arm in map(parse_arm, self.arms):
             if arm.share is not None and arm.share <= self.data.paired_share:
                 raise ValueError(f"arm {arm.name!r} needs a share above data.paired_share ({self.data.paired_share})")

@@ -51,6 +51,20 @@ def test_every_arm_is_trained_scored_and_kept(dataset: Path, tmp_path: Path) -> 
     assert (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns == weights
 
 
+def test_a_learning_curve_s_smaller_sets_are_trained_on_fewer_windows(dataset: Path, tmp_path: Path) -> None:
+    samples = {}
+    for count in (2, 4, None):
+        fewer = TINY.model_copy(update={"demonstrations": count})
+        options = TrainOptions(arms=("real",), policy=fewer, workers=0, progress=False)
+        trained = train_policies(dataset, tmp_path / str(count), options)["policies"]["real-0"]
+        samples[count] = (trained["samples"], trained["wrist"]["real"])
+        assert trained["validation"]["samples"] == 2 * (FRAMES - 1), "scored on the same frames"
+    assert samples == {2: (2 * (FRAMES - 1), 2), 4: (4 * (FRAMES - 1), 4), None: (5 * (FRAMES - 1), 5)}
+    with pytest.raises(UserError, match="expected 1 to 5"):
+        many = TrainOptions(arms=("real",), policy=PolicyPart(demonstrations=6), workers=0, progress=False)
+        train_policies(dataset, tmp_path / "many", many)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -45,6 +45,10 @@ def test_generators_are_named_once(tmp_path: Path) -> None:
         ({"seeds": [2**40]}, "seeds.0"),
         ({"data": {"tasks": ["open_the_drawer"]}}, "open_drawer"),
         ({"data": {"paired_share": 1.5}}, "data.paired_share"),
+        (
+            {"policy": {"demonstrations": 9}, "data": {"episodes": 8}},
+            "policy.demonstrations is 9, but data.episodes collects 8",
+        ),
         ({"policy": {"scale": "huge"}}, "'tiny', 'small' or 'base'"),
         ({"polcy": {}}, "polcy"),
         ({"rollout": {"chains": 2000}}, "1000"),

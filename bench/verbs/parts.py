@@ -38,7 +38,9 @@ def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
         seeds=args.seeds,
         overlay=args.overlay,
         paired_share=args.paired_share,
-        policy=PolicyPart(kind=args.kind, scale=args.scale, steps=args.steps, batch=args.batch),
+        policy=PolicyPart(
+            kind=args.kind, scale=args.scale, steps=args.steps, batch=args.batch, demonstrations=args.demonstrations
+        ),
         workers=args.workers,
         ray_address=args.ray_address,
         progress=not args.quiet,
@@ -75,6 +77,8 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--scale", choices=("tiny", "small", "base"), default="small")
     train.add_argument("--steps", type=whole, metavar="N", help="training steps; default: the scale's own")
     train.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
+    train.add_argument("--demonstrations", type=whole, metavar="N", help="train on the first N only; a smaller set "
+                       "lies within a larger one, tasks and scenes in proportion")  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each policy")
     add_ray(train)
     add_ray(collect)
