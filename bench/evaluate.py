@@ -22,12 +22,12 @@ from bench.record import environment
 from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, WristMode, evaluation_chains
 from bench.rollout.export import export_parquet
 from bench.rollout.film import FilmFormat, Films
-from bench.rollout.inference import MAX_BATCH
 from bench.rollout.ledger import LEDGER_FILE, Ledger
 from bench.rollout.sources import BUILT_IN, PolicySource, is_remote, request_seed
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 from bench.suite import parse_arm
+from policies.batching import MAX_BATCH
 from policies.lerobot import is_lerobot_folder
 
 

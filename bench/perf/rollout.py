@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from bench.errors import UserError
 from bench.perf.cores import CoreWatch
 from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, evaluation_chains
-from bench.rollout.inference import MAX_BATCH
 from bench.rollout.sources import BUILT_IN, PolicySource
 from bench.rollout.spent import PARTS, WORLD_PARTS, Meter
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 from policies.api import Observation, Policy, PolicySpec
+from policies.batching import MAX_BATCH
 
 PRESETS = ("tiny", "small", "base")
 CHAINS_PER_WORKER = 12
@@ -164,8 +164,9 @@ def summary(meter: Meter) -> dict[str, Any]:
         for an answer in the making; ``transport``: idle for its way), ``physics_ms_per_step`` and
         ``drawing_ms_per_request`` (which grow with the workers where they share the machine's cores and GPU),
         ``requests``, ``request_ms`` (a chain's wait for an answer); and, where an actor answered, ``servers``,
-        ``batch_fill`` (0..1), ``queue_p50_ms``, ``queue_p95_ms``, ``predict_ms``, ``transport_ms`` (what a request
-        waits besides queue and forward: its way, and its turn in the worker).
+        ``batch_fill`` (0..1), ``queue_p50_ms``, ``queue_p95_ms``, ``predict_p50_ms``, ``transport_ms`` (what a request
+        waits besides queue and forward: its way, and its turn in the worker), ``server_busy`` (the share of
+        ``rolling_s`` in which an actor was at a forward).
     """
     stints = meter.steady()
     spent = {part: sum(stint.spent.get(part, 0.0) for stint in stints) for part in PARTS}
@@ -181,6 +182,7 @@ def summary(meter: Meter) -> dict[str, Any]:
     if request_ms is not None and served:
         making = min(1.0, (served["queue_mean_ms"] + served["predict_mean_ms"]) / request_ms)
         served["transport_ms"] = request_ms * (1 - making)
+        served["server_busy"] = served["busy_s"] / (meter.last - meter.first)
     idle = max(0.0, total - spent["busy"])
     shares = {**inside, "overhead": overhead, "inference": idle * making, "transport": idle * (1 - making)}
     rolling = meter.last - meter.first
@@ -198,7 +200,7 @@ def summary(meter: Meter) -> dict[str, Any]:
         "requests": int(spent["requests"]),
         "request_ms": request_ms,
         "servers": len(meter.servers),
-        **{name: served.get(name) for name in (*_SERVED, "transport_ms")},
+        **{name: served.get(name) for name in (*_SERVED, "transport_ms", "server_busy")},
     }
 
 
@@ -215,7 +217,8 @@ _SHOWN = {
     "batch_fill": ("batch fill", ".2f"),
     "queue_p50_ms": ("queue p50, ms", ".1f"),
     "queue_p95_ms": ("queue p95, ms", ".1f"),
-    "predict_ms": ("predict, ms", ".1f"),
+    "predict_p50_ms": ("predict p50, ms", ".1f"),
+    "server_busy": ("inference busy", ".1%"),
 }
 
 
@@ -233,13 +236,13 @@ def _cells(values: Sequence[float | None], form: str) -> list[str]:
     return ["" if value is None else format(value, form) for value in values]
 
 
-_SERVED = ("batch_fill", "queue_p50_ms", "queue_p95_ms", "predict_ms")
+_SERVED = ("batch_fill", "queue_p50_ms", "queue_p95_ms", "predict_p50_ms")
 
 
 def _served(meter: Meter) -> dict[str, float]:
     """Return the inference actors' statistics, averaged over the actors that were asked at all."""
     asked = [server for server in meter.servers if server["batches"]]
-    names = (*_SERVED, "queue_mean_ms", "predict_mean_ms")
+    names = (*_SERVED, "queue_mean_ms", "predict_mean_ms", "busy_s")
     return {name: float(np.mean([float(server[name] or 0.0) for server in asked])) for name in names} if asked else {}
 
 

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from bench.errors import UserError
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, Chunk, Course, WristMode, chain_course
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
-from bench.rollout.inference import MAX_BATCH, BatchingServer, Padded, RemotePolicy
+from bench.rollout.inference import RemotePolicy
 from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
 from bench.rollout.spent import Spent, Stint, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
 from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
+from policies.batching import MAX_BATCH, Batcher, Padded
 from worldmodel.api import WorldModelError, WristGenerator
 
 Mind = Policy | Script | StatefulPolicy | RemotePolicy
@@ -259,7 +260,7 @@ class ChainWorker:
 
 
 class InferenceActor:
-    """A policy behind a :class:`BatchingServer`, as an async Ray actor."""
+    """A policy behind a :class:`Batcher`, as an async Ray actor."""
 
     def __init__(
         self,
@@ -271,7 +272,7 @@ class InferenceActor:
         policy = source.load()
         if not isinstance(policy, Policy):
             raise UserError(f"policy {source.name!r} reads the simulator's state or remembers; use --inference local")
-        self._server = BatchingServer(policy, max_batch=max_batch)
+        self._server = Batcher(policy, max_batch=max_batch, max_wait_s=None, pad=True)
 
     async def spec(self) -> PolicySpec:
         """Return the policy's spec."""
@@ -279,7 +280,7 @@ class InferenceActor:
 
     async def infer(self, observation: Observation, seed: int) -> NDArray[np.float32]:
         """Return the (K, 7) chunk for one observation."""
-        return await self._server.infer(observation, seed)
+        return await self._server.ask(observation, seed)
 
     async def statistics(self) -> dict[str, float | int | None]:
         """Return how well the batches fill and how long requests wait."""

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from policies.api import ACTION_DIM, CALVIN_ACTIONS, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
+from policies.api import CALVIN_ACTIONS, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
+from policies.batching import shaped
 from policies.hub import HUB_PREFIX, download
 from worldmodel.api import WristGenerator
 
@@ -86,9 +87,7 @@ def checked_chunk(spec: PolicySpec, answer: NDArray[np.float32]) -> NDArray[np.f
     Raises:
         PolicyError: another shape, a NaN or an infinity; the message names it.
     """
-    expected = (1, spec.chunk, ACTION_DIM)
-    if answer.shape != expected:
-        raise PolicyError(f"policy {spec.name!r} gave actions of shape {answer.shape}, expected {expected} (B, K, 7)")
+    shaped(answer, spec, 1)
     if not np.isfinite(answer).all():
         entry = tuple(int(i) for i in np.argwhere(~np.isfinite(answer))[0][1:])
         raise PolicyError(

@@ -19,7 +19,6 @@ from bench.errors import UserError
 from bench.rollout.actors import ChainWorker, Job, Outcome, finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
 from bench.rollout.film import FilmFormat, Films, film_name
-from bench.rollout.inference import MAX_BATCH
 from bench.rollout.ledger import LEDGER_FILE, Key, Ledger, disk_faults
 from bench.rollout.pool import Pool
 from bench.rollout.progress import RolloutProgress
@@ -30,6 +29,7 @@ from bench.rollout.sources import GeneratorSource, PolicySource
 from bench.rollout.spent import Meter
 from bench.rollout.watch import end_plan, write_plan
 from bench.rollout.world import WorldOptions, protocol_fingerprint
+from policies.batching import MAX_BATCH
 
 EXPORT_FILE, FILM_FOLDER = "chains.jsonl", "films"
 TRIES = 2

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 from rollout_doubles import NoisyPolicy
 
@@ -16,6 +17,7 @@ from bench.perf.rollout import PerfOptions, Slow, _agree, measure, rows, slowed,
 from bench.rollout.chain import ChainResult
 from bench.rollout.spent import Meter, Stint, TimedWorld
 from bench.rollout.world import WorldOptions
+from policies.api import Observation
 
 WORKED = {"physics": 2.0, "drawing": 1.0, "oracle": 0.5, "busy": 4.0, "waiting": 1.0, "requests": 10.0, "steps": 100.0}
 
@@ -30,10 +32,10 @@ def meter() -> Meter:
     book.add(2, Stint(7.0, 12.0, {**WORKED, "busy": 5.0}))
     book.served(
         [
-            {"batches": 3, "batch_fill": 0.5, "queue_p50_ms": 1.0, "queue_p95_ms": 2.0, "predict_ms": 30.0,
-             "queue_mean_ms": 10.0, "predict_mean_ms": 40.0},
-            {"batches": 0, "batch_fill": None, "queue_p50_ms": None, "queue_p95_ms": None, "predict_ms": None,
-             "queue_mean_ms": None, "predict_mean_ms": None},
+            {"batches": 3, "batch_fill": 0.5, "queue_p50_ms": 1.0, "queue_p95_ms": 2.0, "predict_p50_ms": 30.0,
+             "queue_mean_ms": 10.0, "predict_mean_ms": 40.0, "busy_s": 0.12},
+            {"batches": 0, "batch_fill": None, "queue_p50_ms": None, "queue_p95_ms": None, "predict_p50_ms": None,
+             "queue_mean_ms": None, "predict_mean_ms": None, "busy_s": 0.0},
         ]
     )  # fmt: skip
     return book
@@ -48,7 +50,7 @@ def test_shares_add_up_and_rates_are_those_of_the_steady_time() -> None:
     assert result["env_steps_per_s"] == pytest.approx(200 / 10 + 100 / 5)
     assert result["overhead_us_per_step"] == pytest.approx(1e6 * (13 - 10.5) / 300)
     assert (result["request_ms"], result["transport_ms"]) == (pytest.approx(100.0), pytest.approx(50.0))
-    assert (result["batch_fill"], result["predict_ms"], result["servers"]) == (0.5, 30.0, 2)
+    assert (result["batch_fill"], result["predict_p50_ms"], result["servers"]) == (0.5, 30.0, 2)
     assert (result["chains"], result["steps"], result["requests"]) == (5, 500, 30)
 
 
@@ -98,9 +100,8 @@ def test_slow_policy_answers_the_same_later(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("time.sleep", naps.append)
     policy, fast = Slow(NoisyPolicy(), 5.0), NoisyPolicy()
     assert policy.spec == fast.spec
-    from test_inference import seen
-
-    assert (policy.act([seen(3)], [1]) == fast.act([seen(3)], [1])).all()
+    seen = Observation({"anchor": np.full((4, 4, 3), 3, np.uint8)}, "go")
+    assert (policy.act([seen], [1]) == fast.act([seen], [1])).all()
     assert 4.0 < naps[0] <= 5.0
     with pytest.raises(UserError, match="is no network"):
         slowed("expert", "cpu", 1.0)

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 from rollout_doubles import TASKS, chains
@@ -24,7 +23,6 @@ from bench.rollout.servers import POLICIES_AT_A_TIME, Servers
 from bench.rollout.sources import PolicySource
 from bench.rollout.workers import LEDGER_FILE, roll_out, roll_out_jobs
 from bench.rollout.world import WorldOptions
-from policies.api import Observation
 from policies.config import FlowPolicyConfig
 from policies.flow import FlowPolicy
 
@@ -137,22 +135,6 @@ def test_policy_has_room_where_it_is_served_already_or_few_others_are(ray_sessio
     assert servers.has_room(job, full - {("real", 0)})
     assert servers.has_room(expert, full)
     assert Servers(ray_session, max_batch=0).has_room(job, full)
-
-
-def test_network_gives_the_same_actions_wherever_it_stands_in_a_padded_batch() -> None:
-    from bench.rollout.inference import Padded
-
-    policy = FlowPolicy.initial(FlowPolicyConfig.preset("tiny"), "real", ["open it", "close it"])
-    rng = np.random.default_rng(0)
-    sides = {"anchor": 200, "wrist": 84}
-    seen = []
-    for sentence in ["open it", "close it"] * 2:
-        views = {name: rng.integers(0, 255, (side, side, 3), np.uint8) for name, side in sides.items()}
-        seen.append(Observation(views, sentence))
-    padded = Padded(policy, 4)
-    together = padded.act(seen, [5, 6, 7, 8])
-    for i, observation in enumerate(seen):
-        np.testing.assert_array_equal(padded.act([observation], [5 + i])[0], together[i])
 
 
 def test_rollout_ends_where_enough_is_known(ray_session: Any, tmp_path: Path) -> None:
