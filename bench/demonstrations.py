@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bench import atomic
 from bench.calvin.collect import chosen_tasks, kept_world, wanted_attempts, watched
 from bench.calvin.expert import Demonstration
+from bench.calvin.sequence_rules import category
 from bench.data.calvin import SPLITS, CalvinDataset, CalvinWriter
 from bench.data.calvin.index import Embed
 from bench.data.calvin.pack_writer import PackWriter
@@ -50,8 +51,10 @@ class CollectOptions:
     Attributes:
         scenes: letters of the scenes, e.g. ``"ABC"``; demonstrations are dealt out evenly.
         tasks: task names, or ``"all"``.
-        episodes: training demonstrations.
-        validation_episodes: validation demonstrations.
+        episodes: training demonstrations, or chains of them.
+        validation_episodes: validation demonstrations, or chains.
+        chain_length: tasks in a row without a reset that make an episode; where one fails, or no other may follow, the
+            chain ends and what was solved is kept.  1: a demonstration an episode.
         noise: standard deviation of DART noise, as a share of the action limit; labels stay clean.
         seed: the only source of variation.
         depth: record depth too, in steps of a quarter of a millimetre; the tiny and small world models need it.
@@ -65,6 +68,7 @@ class CollectOptions:
     tasks: tuple[str, ...] | str = "all"
     episodes: int = 100
     validation_episodes: int = 10
+    chain_length: int = 1
     noise: float = 0.0
     seed: int = 0
     depth: bool = True
@@ -84,7 +88,12 @@ class CollectOptions:
             raise UserError(f"noise: expected a share of the action limit from 0 to 1, got {self.noise}")
         if self.format not in FORMATS:
             raise UserError(f"format: expected one of {', '.join(FORMATS)}, got {self.format!r}; choose one of them")
-        chosen_tasks(self.tasks)
+        longest = len({category(task) for task in chosen_tasks(self.tasks)})
+        if not 1 <= self.chain_length <= longest:
+            raise UserError(
+                f"chain_length: expected 1 to {longest}, got {self.chain_length}; no two tasks of a chain are of one "
+                "category, so longer ones need more kinds of tasks"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as plain JSON data."""
@@ -93,7 +102,7 @@ class CollectOptions:
 
 @dataclass(frozen=True)
 class PartJob:
-    """One part of a split: ``episodes`` demonstrations of one scene."""
+    """One part of a split: ``episodes`` demonstrations, or chains of them, in one scene."""
 
     split: str
     scene: str
@@ -132,12 +141,14 @@ def collect_part(job: PartJob) -> dict[str, Any]:
     seed = (options.seed, SPLITS.index(job.split), ord(job.scene), job.number)
     started, writing, attempts = time.perf_counter(), 0.0, Counter[str]()
     with new_part(job.path, options.format) as part, watched(env) as seconds:
-        for task, one in wanted_attempts(env, options.tasks, job.episodes, seed, noise=options.noise):
-            attempts[task] += 1
-            if one is not None:
+        for attempt in wanted_attempts(
+            env, options.tasks, job.episodes, seed, chain_length=options.chain_length, noise=options.noise
+        ):
+            attempts.update(attempt.tasks)
+            if attempt.done:
                 begun = time.perf_counter()
-                window = Window(0, len(one), task, one.instruction)
-                part.add_episode(_recorded(one, options.format), [window], job.scene, f"{job.path.name}-{len(part)}")
+                frames = _recorded(attempt.done, options.format)
+                part.add_episode(frames, _windows(attempt.done), job.scene, f"{job.path.name}-{len(part)}")
                 writing += time.perf_counter() - begun
         if not len(part):
             raise UserError(f"no expert solved any of {options.tasks!r} in scene {job.scene}; collect other tasks")
@@ -152,12 +163,22 @@ def collect_part(job: PartJob) -> dict[str, Any]:
 _ARRAYS = ("robot_obs", "scene_obs", "rgb_static", "rgb_gripper", "depth_static", "depth_gripper")
 
 
-def _recorded(one: Demonstration, form: Format) -> dict[str, NDArray[Any]]:
-    frames = {key: getattr(one, key) for key in _ARRAYS if getattr(one, key) is not None}
+def _recorded(row: Sequence[Demonstration], form: Format) -> dict[str, NDArray[Any]]:
+    """Return the arrays of demonstrations in a row; the last observation of each is the first of the next."""
+    frames = {}
+    for key in (key for key in _ARRAYS if getattr(row[0], key) is not None):
+        pieces = [*(getattr(one, key)[:-1] for one in row[:-1]), getattr(row[-1], key)]
+        frames[key] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     if form == "calvin":  # a pack does so anyway: it is the same data set in either form, and compressed half as large
         frames |= {key: depth_metres(depth_steps(key, frames[key])) for key in frames if key.startswith("depth")}
     # One row more, like the observations; the writer drops the last frame, which has no action.
-    return {**frames, "executed_actions": np.concatenate([one.actions, one.actions[-1:]])}
+    return {**frames, "executed_actions": np.concatenate([*(one.actions for one in row), row[-1].actions[-1:]])}
+
+
+def _windows(row: Sequence[Demonstration]) -> list[Window]:
+    """Return the language windows of demonstrations in a row, one for each."""
+    ends = np.cumsum([len(one) for one in row]).tolist()
+    return [Window(end - len(one), end, one.task, one.instruction) for one, end in zip(row, ends, strict=True)]
 
 
 def _frames_of(part: Mapping[str, Any]) -> int:
@@ -225,7 +246,8 @@ def collect(
         ray_address: a running Ray cluster, or None.
 
     Returns:
-        ``success_rate`` over all attempts, ``tasks`` → {attempts, solved, success_rate}, ``episodes``, ``frames``,
+        ``success_rate`` over all attempts, ``tasks`` → {attempts, solved, success_rate}, ``episodes``,
+        ``tasks_in_a_row`` (length of a chain → episodes), ``frames``,
         ``seconds`` and ``timings`` (of making the parts and of joining them), ``frames_per_minute``, ``shares`` of the
         workers' time by what it was spent on, ``format``, ``out``.
     """
@@ -275,10 +297,12 @@ def _collect(
         episodes += len(dataset.episodes)
     attempts: Counter[str] = Counter()
     solved: Counter[str] = Counter()
+    lengths: Counter[int] = Counter()
     for part in parts:
         content = read_part(part.path)
         attempts.update(content["notes"]["attempts"])
         solved.update(window[2] for entry in content["entries"] for window in entry["windows"])
+        lengths.update(len(entry["windows"]) for entry in content["entries"])
     # Renamed first: a folder of parts that is half deleted must not be taken for a collection to go on with.
     (out / "parts").rename(out / _DONE)
     shutil.rmtree(out / _DONE, ignore_errors=True)
@@ -287,6 +311,7 @@ def _collect(
         "success_rate": solved.total() / attempts.total(),
         "tasks": _rates(attempts, solved),
         "episodes": episodes,
+        "tasks_in_a_row": {str(length): lengths[length] for length in sorted(lengths)},
         "frames": frames,
         "seconds": round(took, 2),
         "timings": {"parts": round(collected - started, 2), "joining": round(started + took - collected, 2)},

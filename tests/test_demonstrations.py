@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench import atomic, demonstrations
-from bench.data.calvin import CalvinDataset
+from bench import atomic, cli, demonstrations
+from bench.calvin.instructions import training_instructions
+from bench.calvin.sequence_rules import category
+from bench.calvin.tasks import FAMILY
+from bench.data.calvin import SPLITS, CalvinDataset
 from bench.data.calvin.check import check
 from bench.data.calvin.part import PART_FILE
 from bench.data.clips import ClipDataset
@@ -147,6 +152,58 @@ def test_packed_holds_the_same_recordings(reference: Path, tmp_path: Path) -> No
     assert check(tmp_path).defects == check(reference).defects == ()
 
 
+CHAIN_TASKS = ("turn_on_led", "turn_off_led", "open_drawer", "close_drawer", "move_slider_left", "move_slider_right")
+CHANGED = {"led": 5, "drawer": 1, "slider": 0}
+"""Which entry of ``scene_obs`` a family of tasks changes."""
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Chains of two tasks in CALVIN's form, by this process alone, and what ``collect`` told of them."""
+    out = tmp_path_factory.mktemp("chains") / "data"
+    options = CollectOptions(tasks=CHAIN_TASKS, episodes=5, validation_episodes=1, chain_length=2, depth=False)
+    return out, collect(out, options, workers=0, progress=False)
+
+
+def test_a_chain_is_an_episode_with_a_window_for_each_task(chains: tuple[Path, dict[str, Any]]) -> None:
+    root, told = chains
+    lengths: Counter[str] = Counter()
+    for split in SPLITS:
+        for episode in CalvinDataset(root, split).episodes:
+            lengths[str(len(episode.windows))] += 1
+            assert [window.start for window in episode.windows] == [0, *(w.stop for w in episode.windows[:-1])]
+            assert episode.windows[-1].stop == len(episode)
+            assert len({category(window.task) for window in episode.windows}) == len(episode.windows)
+            arrays = episode.load(("robot_obs", "scene_obs"))
+            steps = np.linalg.norm(np.diff(arrays["robot_obs"][:, :3], axis=0), axis=1)
+            assert steps.max() < 0.05, "a jump: something was reset"
+            for window in episode.windows:
+                assert window.instruction in training_instructions(window.task)
+                moved = arrays["scene_obs"][window.stop - 1] - arrays["scene_obs"][window.start]
+                assert abs(moved[CHANGED[FAMILY[window.task]]]) > 0.1, f"{window.task} is not in its window"
+    assert told["tasks_in_a_row"] == dict(lengths)
+    assert told["episodes"] == lengths.total() == 6
+    assert lengths["2"] >= 4
+    assert sum(one["solved"] for one in told["tasks"].values()) == 2 * lengths["2"] + lengths["1"]
+    assert check(root).defects == ()
+
+
+def test_chains_are_the_same_packed_and_by_other_workers(chains: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    theirs, _ = chains
+    out = tmp_path / "packed"
+    words = ["--tasks", ",".join(CHAIN_TASKS), "--episodes", "5", "--validation-episodes", "1", "--chain-length", "2"]
+    command = ["collect", *words, "--no-depth", "--format", "packed", "--workers", "2", "--out", str(out)]
+    assert cli.run([*command, "--quiet"]) == 0
+    for split in SPLITS:
+        for name in ("lang_annotations/auto_lang_ann.npy", "ep_start_end_ids.npy", "statistics.yaml"):
+            assert (out / split / name).read_bytes() == (theirs / split / name).read_bytes()
+        for one, other in zip(CalvinDataset(out, split).episodes, CalvinDataset(theirs, split).episodes, strict=True):
+            packed, loaded = one.load(one.keys), other.load(other.keys)
+            assert packed.keys() == loaded.keys()
+            for key, array in loaded.items():
+                np.testing.assert_array_equal(packed[key], array)
+
+
 def test_one_collection_at_a_time_in_a_folder(tmp_path: Path) -> None:
     with atomic.locked(tmp_path), pytest.raises(UserError, match="in use by another run"):
         collect(tmp_path, OPTIONS, workers=0, progress=False)
@@ -154,7 +211,17 @@ def test_one_collection_at_a_time_in_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"scenes": "E"}, {"scenes": "DD"}, {"episodes": 0}, {"noise": 2.0}, {"tasks": ("fly",)}, {"format": "zip"}],
+    [
+        {"scenes": "E"},
+        {"scenes": "DD"},
+        {"episodes": 0},
+        {"noise": 2.0},
+        {"tasks": ("fly",)},
+        {"format": "zip"},
+        {"chain_length": 0},
+        {"chain_length": 12},
+        {"tasks": ("turn_on_led", "turn_off_lightbulb"), "chain_length": 2},
+    ],
 )
 def test_what_cannot_be_collected_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError):

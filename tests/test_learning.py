@@ -9,7 +9,7 @@ import pytest
 
 from bench.arms import plan_wrist, training_arrays
 from bench.calvin.env import CalvinEnv
-from bench.calvin.starts import random_start
+from bench.calvin.starts import draw_start
 from bench.data.calvin import CalvinDataset
 from bench.demonstrations import CollectOptions, collect
 from bench.rollout.chain import Chain, run_chain
@@ -31,8 +31,8 @@ def test_a_tiny_policy_learns_to_close_the_drawer_from_sixteen_demonstrations(tm
     policy = train_policy(arrays, config, tmp_path / "policy", arm=arm.name, steps=300, progress=False)
     env, rng, solved = CalvinEnv("D"), np.random.default_rng(5), 0
     for number in range(TRIES):
-        robot_obs, scene_obs = random_start("D", TASK, rng)
-        chain = Chain(number, (TASK,), tuple(robot_obs.tolist()), tuple(scene_obs.tolist()))
+        start = draw_start("D", TASK, rng)
+        chain = Chain(number, (TASK,), tuple(start.robot_obs.tolist()), tuple(start.scene_obs.tolist()))
         solved += run_chain(env, policy, chain, seed=0, arm=arm.name, steps_per_subtask=150).solved
     env.close()
     assert solved >= TRIES // 2

@@ -20,7 +20,7 @@ from bench.calvin.experts import grasping, parts, pushing
 from bench.calvin.experts.motion import CLOSED, OPEN, ExpertFailed, Hand, Motion
 from bench.calvin.instructions import training_instructions
 from bench.calvin.sequence_rules import SymbolicState
-from bench.calvin.starts import draw_start, needs_block_in_gripper
+from bench.calvin.starts import Start, draw_start, needs_block_in_gripper
 from bench.calvin.state import ROBOT
 from bench.calvin.tasks import COLOURS, FAMILY, TASKS, check_task
 from bench.errors import UserError
@@ -156,22 +156,29 @@ def prepare(env: CalvinEnv, task: str, rng: np.random.Generator) -> SymbolicStat
     Returns:
         the symbolic state, or None where the block could not be grasped.
     """
-    start = draw_start(env.scene, _known(task), rng)
-    state, held = start.state, start.held
+    return begin(env, draw_start(env.scene, _known(task), rng), rng)
+
+
+def begin(env: CalvinEnv, start: Start, rng: np.random.Generator) -> SymbolicState | None:
+    """Reset ``env`` to ``start`` and grasp the block that is to be held.
+
+    Returns:
+        the symbolic state, or None where the block could not be grasped.
+    """
     env.reset(options={"robot_obs": start.robot_obs, "scene_obs": start.scene_obs, "render_views": False})
     hand = Hand(env, rng)
     try:
         # Blocks were drawn a hair above what they lie on; the tasks ask for contact from the first moment.
         for action in hand.grip(OPEN if start.robot_obs[6] > 0 else CLOSED, SETTLE_STEPS):
             env.step(action, render_views=False)
-        if held is None:
-            return state
-        for action in grasping.lift(held)(hand):
+        if start.held is None:
+            return start.state
+        for action in grasping.lift(start.held)(hand):
             env.step(action, render_views=False)
     except ExpertFailed:
         return None
-    alone = all(body == ROBOT for body, _ in env.state().blocks[held].contacts)
-    return {**state, f"{held.removeprefix('block_')}_block": "grasped", "grasped": 1} if alone else None
+    alone = all(body == ROBOT for body, _ in env.state().blocks[start.held].contacts)
+    return start.state_when_held if alone else None
 
 
 @dataclass
@@ -267,30 +274,26 @@ def _attempt(env: CalvinEnv, task: str, rng: np.random.Generator) -> Iterator[ND
 
 
 def demonstrate_chain(
-    env: CalvinEnv,
-    tasks: Sequence[str],
-    rng: np.random.Generator,
-    *,
-    noise: float = 0.0,
-    fresh: bool = True,
-    render: bool = False,
+    env: CalvinEnv, tasks: Sequence[str], rng: np.random.Generator, *, noise: float = 0.0, render: bool = False
 ) -> list[Demonstration]:
-    """Do several tasks in a row without a reset; return those that were done before the first failure.
+    """Do several tasks in a row, from the state that the world is in and without a reset, up to the first that fails.
 
     Args:
         env: the world to act in.
         tasks: in order; each must be possible after the ones before (``sequence_rules.outcomes``).
         rng: the only source of variation.
         noise: as for :func:`demonstrate`.
-        fresh: begin from a random start for the first task; otherwise from the state that the world is in.
         render: record both cameras as well.
+
+    Returns:
+        the demonstrations before the first failure; each begins with the observation that ends the one before.
 
     Raises:
         UserError: there is no expert for one of the tasks.
     """
     done: list[Demonstration] = []
     for task in [_known(task) for task in tasks]:
-        one = demonstrate(env, task, rng, noise=noise, fresh=fresh and not done, render=render)
+        one = demonstrate(env, task, rng, noise=noise, fresh=False, render=render)
         if one is None:
             break
         done.append(one)

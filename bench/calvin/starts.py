@@ -177,6 +177,13 @@ class Start:
     robot_obs: Vector
     scene_obs: Vector
 
+    @property
+    def state_when_held(self) -> SymbolicState:
+        """The symbolic state once the block is in the gripper; of a start without one, its state."""
+        if self.held is None:
+            return self.state
+        return {**self.state, f"{self.held.removeprefix('block_')}_block": "grasped", "grasped": 1}
+
 
 def draw_start(scene: SceneSpec | str, task: str, rng: np.random.Generator) -> Start:
     """Draw a state in which ``task`` is possible.
@@ -209,18 +216,6 @@ def _has_room(scene: SceneSpec, task: str, scene_obs: Vector) -> bool:
     end = x + (PUSH_ROOM if direction == "right" else -PUSH_ROOM)
     at_button = abs(end - scene.button[0]) < BUTTON_ROOM and abs(y - scene.button[1]) < BUTTON_ROOM
     return bool(abs(end) < TABLE_HALF and not at_button)
-
-
-def random_start(scene: SceneSpec | str, task: str, rng: np.random.Generator) -> tuple[Vector, Vector]:
-    """Draw (robot_obs (15,), scene_obs (24,)) in which ``task`` is possible.
-
-    A task that begins with a block in the gripper (``HELD_FAMILIES``) gets one that can be grasped first.
-
-    Raises:
-        UserError: there is no such task or scene.
-    """
-    start = draw_start(scene, task, rng)
-    return start.robot_obs, start.scene_obs
 
 
 def needs_block_in_gripper(task: str) -> bool:

@@ -19,6 +19,7 @@ def _collect(args: argparse.Namespace) -> Mapping[str, Any]:
         tasks=tasks,
         episodes=args.episodes,
         validation_episodes=args.validation_episodes,
+        chain_length=args.chain_length,
         noise=args.noise,
         seed=args.seed,
         assets=args.calvin_assets,
@@ -58,8 +59,10 @@ def add(verbs: Verbs) -> None:
                         "collect --scenes D --tasks open_drawer,close_drawer --episodes 20 --out demos")  # fmt: skip
     collect.add_argument("--scenes", default="D", metavar="ABCD")
     collect.add_argument("--tasks", default="all", metavar="TASK,…", help="all, or names separated by commas")
-    collect.add_argument("--episodes", type=whole, default=100, metavar="N", help="training demonstrations")
+    collect.add_argument("--episodes", type=whole, default=100, metavar="N", help="training demonstrations, or chains")
     collect.add_argument("--validation-episodes", type=whole, default=10, metavar="N")
+    collect.add_argument("--chain-length", type=whole, default=1, metavar="K",
+                         help="an episode is up to K tasks in a row without a reset, each annotated")  # fmt: skip
     collect.add_argument("--noise", type=float, default=0.0, help="DART noise, a share of the action limit")
     collect.add_argument("--seed", type=seed, default=0, metavar="N")
     collect.add_argument("--format", choices=("calvin", "packed"), default="calvin",
