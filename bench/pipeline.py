@@ -241,7 +241,9 @@ def _gallery(job: MainJob, generated: Finished | None) -> list[GalleryClip]:
     return clips
 
 
-def run_suite(suite: Suite, out: Path, options: Options, say: Callable[[str], object]) -> dict[str, Any]:
+def run_suite(
+    suite: Suite, out: Path, options: Options, say: Callable[[str], object], stages: Path | None = None
+) -> dict[str, Any]:
     """Run a suite into a folder, or go on with what an earlier run left there, and write its record and report.
 
     Args:
@@ -249,6 +251,7 @@ def run_suite(suite: Suite, out: Path, options: Options, say: Callable[[str], ob
         out: the run's folder.
         options: see :class:`Options`.
         say: takes one line about each stage.
+        stages: where finished stages are kept, for runs that share them; None for ``out/stages``.
 
     Returns:
         the record, as in ``record.json``, with ``report``: where the report's page is.
@@ -257,7 +260,7 @@ def run_suite(suite: Suite, out: Path, options: Options, say: Callable[[str], ob
         UserError: the data set, the suite and the options do not fit together, or a stage cannot run.
     """
     _fits(suite, options)
-    with RunFolder(out, say).locked() as run:
+    with RunFolder(out, say, stages).locked() as run:
         job = MainJob(suite, run, options)
         stage1 = _reconstruct(job) if suite.generators else None
         generators = {name: _train_generator(job, name, stage1) for name in suite.generators if stage1 is not None}
@@ -266,7 +269,7 @@ def run_suite(suite: Suite, out: Path, options: Options, say: Callable[[str], ob
         policies = _train_policies(job, generated)
         looped = any(arm.test == "generated" for arm in job.arms)
         rollout = _roll_out(job, policies, generators[WRISTWORLD] if looped else None)
-        record = _write_record(job, rollout, video, generated)
+        record = _write_record(job, policies, rollout, video, generated)
         page = write_report(record, _gallery(job, generated.get(WRISTWORLD)), out)[-1]
         return {**record, "report": str(page)}
 
@@ -287,7 +290,11 @@ def _fits(suite: Suite, options: Options) -> None:
 
 
 def _write_record(
-    job: MainJob, rollout: Finished, video: Mapping[str, Any], generated: Mapping[str, Finished]
+    job: MainJob,
+    trained: Mapping[tuple[str, int], Finished],
+    rollout: Finished,
+    video: Mapping[str, Any],
+    generated: Mapping[str, Finished],
 ) -> dict[str, Any]:
     """Write ``record.json`` and ``chains.jsonl`` and return the record."""
     generators = {name: Overlay.open(stage.directory / "validation").provenance for name, stage in generated.items()}
@@ -307,6 +314,7 @@ def _write_record(
         chains=part.chains,
         seeds=job.seeds,
         bounds=part.bounds,
+        trained={name: [trained[name, seed].outputs for seed in job.seeds] for name in suite.arms},
         video=video,
         weights={"policies": policies, "generators": generators},
         fingerprint={**protocol, "demonstrations": dict(job.hashes), **environment(jobs.device())},

@@ -64,6 +64,25 @@ def arm_entry(rows: Sequence[ChainResult], expected: int, seeds: Sequence[int]) 
     return summarise(rows, families=FAMILY, expected=expected).to_json()
 
 
+def offline_entry(trained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return how one arm's policies reproduce held-out demonstrations, a value a seed; None where that is not known.
+
+    Args:
+        trained: what :func:`bench.jobs.train_one` returned for each seed.
+    """
+    scores = [one.get("validation") for one in trained]
+    if not scores or any(score is None for score in scores):
+        return None
+    shuffled = [one.get("wrist_shuffled") for one in trained]
+    known = [score for score in scores if score is not None]
+    return {
+        "action_error": [score["action_error"] for score in known],
+        "action_error_shuffled": None if None in shuffled else [one["action_error"] for one in shuffled if one],
+        "gripper_accuracy": [score["gripper_accuracy"] for score in known],
+        "samples": known[0]["samples"],
+    }
+
+
 def build_record(
     *,
     name: str,
@@ -73,6 +92,7 @@ def build_record(
     chains: int,
     seeds: Sequence[int],
     bounds: Sequence[str],
+    trained: Mapping[str, Sequence[Mapping[str, Any]]],
     video: Mapping[str, Any],
     weights: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
@@ -88,19 +108,21 @@ def build_record(
         chains: chains asked for, per seed.
         seeds: training seeds.
         bounds: which of ``rows`` are bounds and no arms.
+        trained: arm to what its trainings returned, one for each seed.
         video: scores of the generated views.
         weights: what made the actions and the views: hashes of the policies, provenance of the generators.
         fingerprint: protocol and environment.
         timings: stage to seconds.
 
     Returns:
-        ``arms`` (name → average_length, interval, chain_success, chains, seeds, …), ``gap_closure`` (arm →
+        ``arms`` (name → average_length, interval, chain_success, chains, seeds, offline, …), ``gap_closure`` (arm →
         {value, interval, reason, …}), ``bounds``, ``video``, ``weights``, ``fingerprint``, ``timings``, ``suite``.
     """
     arms = {}
     for arm, plan in plans.items():
         entry = arm_entry(rows[arm], chains * len(seeds), seeds)
-        arms[arm] = {**entry, "says": plan.arm.says, "train_wrist": plan.counts(), "test_wrist": plan.arm.test}
+        told = {"says": plan.arm.says, "train_wrist": plan.counts(), "test_wrist": plan.arm.test}
+        arms[arm] = {**entry, **told, "offline": offline_entry(trained.get(arm, ()))}
     closures = {
         arm: gap_closure(rows.get("anchor"), rows[arm], rows.get("real")).to_json()
         for arm in plans

@@ -74,13 +74,16 @@ class RunFolder:
     Args:
         directory: created if need be.  One process at a time may hold it.
         say: called with one line when a stage starts, is reused or ends.
+        stages: where the stages are kept, for runs that share them one after the other; None for within.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], object] | None = None) -> None:
+    def __init__(self, directory: Path, say: Callable[[str], object] | None = None, stages: Path | None = None) -> None:
         self.directory = directory
+        self._stages = stages or directory / "stages"
         self._say = say or (lambda _: None)
         self.finished: dict[str, Finished] = {}
-        atomic.make_directory(directory / "stages")
+        atomic.make_directory(directory)
+        atomic.make_directory(self._stages)
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
@@ -156,7 +159,7 @@ class RunFolder:
 
     def _plan(self, wanted: Wanted) -> _Plan:
         key = content_key(wanted.name, dict(wanted.config), [(stage.name, stage.key) for stage in wanted.inputs])
-        return _Plan(wanted, key, self.directory / "stages" / f"{wanted.name}-{key[:12]}")
+        return _Plan(wanted, key, self._stages / f"{wanted.name}-{key[:12]}")
 
     def _begin(self, plan: _Plan) -> None:
         self._say(f"{plan.wanted.name}: {'continuing' if plan.directory.exists() else 'running'}")

@@ -83,6 +83,30 @@ def _share(score: Mapping[str, Any] | None) -> str:
     return f"{number(score['rate'], 0, percent=True)} of {score['attempts']}"
 
 
+OFFLINE_COLUMNS = ("arm", "action error", "with another frame's wrist", "gripper right", "samples × seeds")
+
+
+def offline_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return one row of :data:`OFFLINE_COLUMNS` for each arm: its policies on held-out demonstrations, mean over seeds.
+
+    An arm without a wrist view has none that could be exchanged, and one that is shown a generated view was not scored:
+    their cells are dashes.
+    """
+    rows: list[tuple[str, ...]] = []
+    for name, arm in record["arms"].items():
+        offline = arm.get("offline") or {}
+        error, exchanged = _mean(offline.get("action_error")), _mean(offline.get("action_error_shuffled"))
+        change = "" if not error or exchanged is None else f" ({100 * (exchanged / error - 1):+.0f} %)"
+        size = f"{offline['samples']} × {len(offline['action_error'])}" if offline else MISSING
+        right = number(_mean(offline.get("gripper_accuracy")), 1, percent=True)
+        rows.append((name, number(error, 3), number(exchanged, 3) + change, right, size))
+    return rows
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
 def video_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return (generator, psnr, ssim, frames) for the generator and each baseline, on validation episodes."""
     return [

@@ -17,6 +17,10 @@ SUBTASKS = (
     "Success of the subtasks that an arm attempted, and how many: it attempts one only where it solved those "
     "before it in the chain, so a better arm is asked harder ones."
 )
+OFFLINE = (
+    "Each policy's actions against those of held-out demonstrations, in action units (1 is 2 cm or 0.05 rad), and the "
+    "same when every frame is shown the wrist view of another: what a policy does not look at cannot mislead it."
+)
 PUBLISHED_COLUMNS = ("method", "split", "anchor", "generated", "real", "source")
 
 
@@ -34,6 +38,8 @@ def _markdown(record: Mapping[str, Any], pictures: bool) -> str:
         "\n".join(arms),
         "![Average length and chain success by arm](figures/average_length.png)",
         *_subtasks(record),
+        f"## On held-out demonstrations\n\n{OFFLINE}",
+        tables.markdown(tables.OFFLINE_COLUMNS, tables.offline_rows(record)),
         "## Generated wrist views\n\nValidation episodes, never trained on; the generator sees the anchor view alone.",
         tables.markdown(VIDEO_COLUMNS, tables.video_rows(record)) if tables.video_rows(record) else "None in this run.",
         "![anchor, true wrist, condition map, generated](figures/gallery.png)" if pictures else "",
@@ -77,6 +83,9 @@ def _html(record: Mapping[str, Any], figures: Mapping[str, bytes], clips: Sequen
         figures={name: base64.b64encode(data).decode() for name, data in figures.items()},
         subtasks=[tables.subtask_table(record, key) for key in ("families", "tasks")],
         subtasks_are=SUBTASKS,
+        offline_is=OFFLINE,
+        offline_columns=tables.OFFLINE_COLUMNS,
+        offline_rows=tables.offline_rows(record),
         clips=shown,
         fingerprint=json.dumps(record["fingerprint"], indent=2),
         timings=json.dumps(record["timings"], indent=2),

@@ -96,6 +96,24 @@ def test_subtasks_are_told_by_family_with_how_many_were_attempted(tmp_path: Path
     assert Image.open(tmp_path / "figures" / "families.png").size[0] > 1000
 
 
+def test_the_wrist_shuffled_check_has_a_row_for_each_arm_and_missing_is_missing(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    known = {"action_error": [0.1, 0.3], "gripper_accuracy": [0.9, 1.0], "samples": 8}
+    record["arms"]["generated"]["offline"] = known | {"action_error_shuffled": [0.2, 0.4]}
+    record["arms"]["anchor"]["offline"] = known | {"action_error_shuffled": None}
+    assert tables.offline_rows(record) == [
+        ("anchor", "0.200", tables.MISSING, "95.0 %", "8 × 2"),
+        ("generated", "0.200", "0.300 (+50 %)", "95.0 %", "8 × 2"),
+        ("real", tables.MISSING, tables.MISSING, tables.MISSING, tables.MISSING),
+    ]
+    record["arms"]["real"]["offline"] = known | {"action_error_shuffled": [0.15, 0.21]}
+    assert tables.offline_rows(record)[2][2] == "0.180 (-10 %)"
+    write_report(record, [], tmp_path)
+    for page in ("report.md", "report.html"):
+        assert "0.300 (+50 %)" in (tmp_path / page).read_text()
+
+
 class Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
