@@ -6,25 +6,25 @@ die of (a simulator that crashes or hangs) the driver sees as a lost worker.
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
 import os
 import sys
 import time
 import traceback
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, Chunk, Course, WristMode, chain_course
+from bench.rollout.answering import follow
+from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode, chain_course, wrist_stream
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
 from bench.rollout.inference import RemotePolicy
-from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, ask, check_fit
-from bench.rollout.spent import Spent, Stint, TimedWorld
+from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, check_fit
+from bench.rollout.spent import Stint, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
 from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
 from policies.batching import MAX_BATCH, Batcher, Padded
@@ -34,9 +34,6 @@ Mind = Policy | Script | StatefulPolicy | RemotePolicy
 
 REARM_S = 1.0
 """How often the watchdog is told that the simulator moves; telling it starts a thread, so not at every step."""
-
-TURN_S = 0.25
-"""How long one chain may keep the worker from its other chains and from answering the driver."""
 
 
 @dataclass(frozen=True)
@@ -156,53 +153,22 @@ class ChainWorker:
         film = new_film(self._film_format) if is_filmed(self._films, chain.chain_id) else None
         began = time.monotonic()
         world.spent.clear()
+        stream = wrist_stream(job.wrist, generator, job.seed, chain)
         course = chain_course(
             world,
-            policy,  # type: ignore[arg-type]  # only the spec of a remote policy is read there
+            policy,
             chain,
             seed=job.seed,
             arm=job.arm,
             wrist=job.wrist,
-            generator=generator,
             steps_per_subtask=self._steps,
             instructions=self._instructions,
             recorder=film,
         )
-        result = await self._follow(course, policy, world.spent)
+        result = await follow(course, policy, stream, alive=self._alive, spent=world.spent)
         kept = film is not None and is_kept(self._films, result)
         footage = film.finish() if film is not None and kept else None
         return Outcome("done", result, film=footage, stint=Stint(began, time.monotonic(), dict(world.spent)))
-
-    async def _follow(self, course: Course, policy: Mind, spent: Spent) -> ChainResult:
-        """Answer a chain's questions to its end."""
-        answer: Chunk | None = None
-        turn = time.perf_counter()
-        while True:
-            try:
-                question = course.send(answer)
-            except StopIteration as end:
-                spent["busy"] += time.perf_counter() - turn
-                result: ChainResult = end.value
-                return result
-            answer = None
-            if question is None:
-                self._alive()
-                if time.perf_counter() - turn < TURN_S:
-                    continue
-                spent["busy"] += time.perf_counter() - turn
-                await asyncio.sleep(0)
-                turn = time.perf_counter()
-                continue
-            asked = time.perf_counter()
-            spent["requests"] += 1
-            if isinstance(policy, RemotePolicy):
-                spent["busy"] += asked - turn
-                answer = await policy.ask(question.observation, question.seed)
-                turn = time.perf_counter()
-                spent["waiting"] += turn - asked
-            elif isinstance(policy, Policy):
-                answer = ask(policy, question.observation, question.seed)
-                spent["policy"] += time.perf_counter() - asked
 
     def _failed(self, error: Exception, world: TimedWorld | None) -> Outcome:
         """Say how an attempt failed; a world goes back unless it may be what is broken."""
@@ -285,19 +251,6 @@ class InferenceActor:
     async def statistics(self) -> dict[str, float | int | None]:
         """Return how well the batches fill and how long requests wait."""
         return self._server.statistics()
-
-
-Answer = TypeVar("Answer")
-
-
-def finished(work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Return what a worker's method gives where its policies are in this process: it gives way, but never waits."""
-    while True:
-        try:
-            work.send(None)
-        except StopIteration as end:
-            answer: Answer = end.value
-            return answer
 
 
 def import_also(folders: Sequence[str]) -> None:

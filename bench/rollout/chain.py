@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.rollout.sources import Script, ask, request_seed
+from bench.rollout.answering import Course, Question, Reply, Sight, answered_here, finished, follow
+from bench.rollout.api import Recorder, World
+from bench.rollout.sources import Script, request_seed
 from policies.api import ANCHOR, PROPRIO_DIM, WRIST, Observation, Policy, StatefulPolicy
-from worldmodel.api import WristGenerator, WristStream
+from worldmodel.api import WristGenerator
 
 STEPS_PER_SUBTASK = 360
 """calvin_agent ``evaluation/evaluate_policy.py: EP_LEN``."""
@@ -29,38 +31,6 @@ WristMode = Literal["none", "real", "generated"]
 """What a policy is shown as the wrist view at test: nothing, the gripper camera, or a world model's picture of it."""
 
 STATIC_CAMERA, GRIPPER_CAMERA = "rgb_static", "rgb_gripper"
-
-
-class World(Protocol):
-    """The part of ``bench.calvin.env.CalvinEnv`` that the loop touches."""
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Put the world into ``options``' ``robot_obs`` and ``scene_obs``; draw where its ``render_views`` says so."""
-        ...
-
-    def step(self, action: NDArray[np.floating], render_views: bool = True) -> tuple[Any, ...]:
-        """Carry out one control step; the first item returned is the observation."""
-        ...
-
-    def views(self) -> dict[str, NDArray[np.uint8]]:
-        """Draw both cameras now."""
-        ...
-
-    def begin_subtask(self) -> None:
-        """Remember the state that the next subtask is judged against."""
-        ...
-
-    def task_done(self, task: str) -> bool:
-        """Judge the subtask now."""
-        ...
-
-
-class Recorder(Protocol):
-    """Someone who watches a chain; while one does, every step is drawn."""
-
-    def frame(self, views: Mapping[str, NDArray[np.uint8]], instruction: str, subtask: int, done: bool) -> None:
-        """Take the views after one step, what the robot was told, and whether that step ended the subtask."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -149,33 +119,11 @@ class ChainResult:
         )
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a chain waits for: the policy's chunk for one observation.
-
-    Attributes:
-        observation: what the policy sees.
-        seed: the request's own seed.
-    """
-
-    observation: Observation
-    seed: int
-
-
-Chunk = NDArray[np.float32]
-Course = Generator[Question | None, Chunk | None, ChainResult]
-"""A chain under way: gives a question and is sent its (K, 7) chunk, or gives None after each control step."""
-Attempt = Generator[Question | None, Chunk | None, tuple[bool, int]]
-"""One subtask of it: whether it was solved, in how many steps."""
-
-
 class _Eye:
-    """Turns the world's cameras into what a policy of one arm may see."""
+    """The world's cameras, drawn when somebody looks, and a hash of all states that were passed."""
 
-    def __init__(
-        self, world: World, wrist: WristMode, stream: WristStream | None, recorder: Recorder | None = None
-    ) -> None:
-        self.world, self.wrist, self.stream, self.recorder = world, wrist, stream, recorder
+    def __init__(self, world: World, recorder: Recorder | None = None) -> None:
+        self.world, self.recorder = world, recorder
         self.drawn: Mapping[str, NDArray[np.uint8]] | None = None
         self.robot_obs: NDArray[np.float64] = np.zeros(PROPRIO_DIM)
         self.trace = hashlib.blake2b(digest_size=8)
@@ -187,16 +135,11 @@ class _Eye:
             self.trace.update(np.asarray(observation[part], dtype=np.float64).tobytes())
         self.drawn = observation.get("rgb_obs")
 
-    def look(self, instruction: str) -> Observation:
-        """Return what the policy sees now, drawing the views if nobody has."""
+    def look(self) -> Mapping[str, NDArray[np.uint8]]:
+        """Return both cameras' views now, drawing them if nobody has."""
         if self.drawn is None:
             self.drawn = self.world.views()
-        views = {ANCHOR: self.drawn[STATIC_CAMERA]}
-        if self.wrist == "real":
-            views[WRIST] = self.drawn[GRIPPER_CAMERA]
-        elif self.stream is not None:
-            views[WRIST] = self.stream.push({ANCHOR: views[ANCHOR]})
-        return Observation(views, instruction, np.asarray(self.robot_obs, dtype=np.float32))
+        return self.drawn
 
     def show(self, instruction: str, subtask: int, done: bool) -> None:
         """Let the recorder, if there is one, have the views after a step."""
@@ -209,7 +152,10 @@ def run_chain(
     policy: Policy | Script | StatefulPolicy,
     chain: Chain,
     *,
-    alive: Callable[[], object] | None = None,
+    seed: int,
+    wrist: WristMode = "real",
+    generator: WristGenerator | None = None,
+    alive: Callable[[], object] = lambda: None,
     **options: Any,
 ) -> ChainResult:
     """Roll one chain out here and now and say how far it came.
@@ -218,6 +164,9 @@ def run_chain(
         env: a world; reset here, once.
         policy: asked every ``spec.execute`` steps, or a script that reads the simulator's state, or one that remembers.
         chain: where to start and what to do.
+        seed: run seed.
+        wrist: what stands in the wrist view.
+        generator: draws it where ``wrist`` is ``"generated"``.
         alive: called without arguments after every step, so that a watchdog knows.
         options: those of :func:`chain_course`.
 
@@ -225,36 +174,42 @@ def run_chain(
         policies.api.PolicyError: the policy gave something that is not a chunk of actions.
         UserError: ``wrist`` and ``generator`` do not fit together.
     """
-    course = chain_course(env, policy, chain, **options)
-    answer: Chunk | None = None
-    while True:
-        try:
-            question = course.send(answer)
-        except StopIteration as end:
-            result: ChainResult = end.value
-            return result
-        if question is not None and isinstance(policy, Policy):
-            answer = ask(policy, question.observation, question.seed)
-        else:
-            answer = None
-            if alive is not None:
-                alive()
+    stream = wrist_stream(wrist, generator, seed, chain)
+    return finished(
+        follow(chain_course(env, policy, chain, seed=seed, wrist=wrist, **options), policy, stream, alive=alive)
+    )
+
+
+def wrist_stream(wrist: WristMode, generator: Any, seed: int, chain: Chain) -> Any:
+    """Return what answers a chain's sights, or None where its wrist view is not generated.
+
+    Args:
+        wrist: what stands in the wrist view.
+        generator: a ``WristGenerator``, or one elsewhere that has ``stream(seed)`` too.
+        seed: run seed.
+        chain: the chain; each has a stream of its own.
+
+    Raises:
+        UserError: ``wrist`` and ``generator`` do not fit together.
+    """
+    if (wrist == "generated") != (generator is not None):
+        raise UserError(f"wrist view {wrist!r} with generator {generator!r}: a generator goes with 'generated' only")
+    return None if generator is None else generator.stream(request_seed(seed, chain.chain_id))
 
 
 def chain_course(
     env: World,
-    policy: Policy | Script | StatefulPolicy,
+    policy: Any,
     chain: Chain,
     *,
     seed: int,
     arm: str = "",
     wrist: WristMode = "real",
-    generator: WristGenerator | None = None,
     steps_per_subtask: int = STEPS_PER_SUBTASK,
     instructions: Mapping[str, str] | None = None,
     recorder: Recorder | None = None,
-) -> Course:
-    """Roll one chain out, leaving it to the caller when and where the policy is asked; return its result.
+) -> Course[ChainResult]:
+    """Roll one chain out, leaving it to the caller when and where its questions are answered; return its result.
 
     The outcome depends on the chain, the policy and ``seed`` alone: every question carries its own seed, made from the
     run's seed, the chain, the subtask and the step.
@@ -265,27 +220,24 @@ def chain_course(
         chain: where to start and what to do.
         seed: run seed.
         arm: name that the result carries.
-        wrist: what stands in the wrist view.
-        generator: makes the wrist view where ``wrist`` is ``"generated"``.
+        wrist: what stands in the wrist view; a generated one is asked for as a :class:`Sight`.
         steps_per_subtask: control steps after which a subtask has failed.
         instructions: task to sentence; by default CALVIN-style evaluation sentences, one per task.
         recorder: takes every frame; forces drawing.
     """
-    if (wrist == "generated") != (generator is not None):
-        raise UserError(f"wrist view {wrist!r} with generator {generator!r}: a generator goes with 'generated' only")
     began = time.perf_counter()
     sentences = _sentences(chain.tasks, instructions)
-    stream = generator.stream(request_seed(seed, chain.chain_id)) if generator is not None else None
-    eye = _Eye(env, wrist, stream, recorder)
+    eye = _Eye(env, recorder)
     eye.take(env.reset(options={**chain.start, "render_views": recorder is not None})[0])
     solved, steps = 0, []
     for subtask, (task, sentence) in enumerate(zip(chain.tasks, sentences, strict=True)):
         where = (seed, chain.chain_id, subtask)
         if isinstance(policy, StatefulPolicy):
             with policy.begin(request_seed(*where)) as mind:
-                done, taken = yield from _answered(_try(env, mind, eye, task, sentence, where, steps_per_subtask), mind)
+                attempt = _try(env, mind, eye, wrist, task, sentence, where, steps_per_subtask)
+                done, taken = yield from _answered(attempt, mind)
         else:
-            done, taken = yield from _try(env, policy, eye, task, sentence, where, steps_per_subtask)
+            done, taken = yield from _try(env, policy, eye, wrist, task, sentence, where, steps_per_subtask)
         steps.append(taken)
         if not done:
             break
@@ -295,8 +247,15 @@ def chain_course(
 
 
 def _try(
-    env: World, policy: Policy | Script, eye: _Eye, task: str, sentence: str, where: tuple[int, int, int], budget: int
-) -> Attempt:
+    env: World,
+    policy: Policy | Script,
+    eye: _Eye,
+    wrist: WristMode,
+    task: str,
+    sentence: str,
+    where: tuple[int, int, int],
+    budget: int,
+) -> Course[tuple[bool, int]]:
     """Try one subtask; return whether it was solved and in how many steps.  What is left of a chunk is dropped."""
     env.begin_subtask()
     scripted = isinstance(policy, Script)
@@ -306,10 +265,9 @@ def _try(
     for taken in range(budget):
         action = next(plan, None)
         if action is None and not scripted:
-            chunk = yield Question(eye.look(sentence), request_seed(*where, taken))
-            if chunk is None:
-                raise TypeError("a question was answered by None")
-            plan = iter(chunk[: policy.spec.execute])  # (K, 7)
+            observation = yield from _observed(eye, wrist, sentence)
+            chunk = yield Question(observation, request_seed(*where, taken))
+            plan = iter(_given(chunk)[: policy.spec.execute])  # (K, 7)
             action = next(plan)
         if action is None:
             return False, taken
@@ -322,20 +280,33 @@ def _try(
     return False, budget
 
 
-def _answered(attempt: Attempt, mind: Policy) -> Attempt:
+def _observed(eye: _Eye, wrist: WristMode, sentence: str) -> Course[Observation]:
+    """Return what the policy sees now."""
+    drawn = eye.look()
+    views = {ANCHOR: drawn[STATIC_CAMERA]}
+    if wrist == "real":
+        views[WRIST] = drawn[GRIPPER_CAMERA]
+    elif wrist == "generated":
+        views[WRIST] = _given((yield Sight(drawn[STATIC_CAMERA])))
+    return Observation(views, sentence, np.asarray(eye.robot_obs, dtype=np.float32))
+
+
+def _given(reply: Reply | None) -> Reply:
+    if reply is None:
+        raise TypeError("a question was answered by None")
+    return reply
+
+
+def _answered(attempt: Course[tuple[bool, int]], mind: Policy) -> Course[tuple[bool, int]]:
     """Answer an attempt's questions on the spot: they are put to a policy that lives no longer than the subtask."""
-    answer: Chunk | None = None
+    reply: Reply | None = None
     while True:
         try:
-            question = attempt.send(answer)
+            question = attempt.send(reply)
         except StopIteration as end:
             outcome: tuple[bool, int] = end.value
             return outcome
-        if question is not None:
-            answer = ask(mind, question.observation, question.seed)
-        else:
-            answer = None
-            yield None
+        reply = answered_here(question, mind) if isinstance(question, Question) else (yield question)
 
 
 def _with_binary_gripper(action: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.rollout.chain import GRIPPER_CAMERA, STATIC_CAMERA, ChainResult, Recorder
+from bench.rollout.api import Recorder
+from bench.rollout.chain import GRIPPER_CAMERA, STATIC_CAMERA, ChainResult
 
 Films = Literal["none", "failures", "successes", "all"] | int
 """Which chains are kept as films; a success solved all its subtasks, a number means the chains below it."""

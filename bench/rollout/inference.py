@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.rollout.answering import Question
 from bench.rollout.sources import PolicyLostError, checked_chunk
-from policies.api import Observation, PolicyError, PolicySpec
+from policies.api import PolicyError, PolicySpec
 
 PATIENCE_S = 240.0
 """Less than the watchdog gives a worker, more than it takes to load a large policy again."""
@@ -32,7 +33,7 @@ class RemotePolicy:
     def __init__(self, spec: PolicySpec, actor: Any, patience_s: float = PATIENCE_S) -> None:
         self.spec, self._actor, self._patience_s = spec, actor, patience_s
 
-    async def ask(self, observation: Observation, seed: int) -> NDArray[np.float32]:
+    async def answer(self, question: Question) -> NDArray[np.float32]:
         """Return the (K, 7) chunk for one observation; others may use the caller's thread meanwhile.
 
         Raises:
@@ -42,7 +43,9 @@ class RemotePolicy:
         import ray
 
         try:
-            answer = await asyncio.wait_for(self._actor.infer.remote(observation, seed), self._patience_s)
+            answer = await asyncio.wait_for(
+                self._actor.infer.remote(question.observation, question.seed), self._patience_s
+            )
         except ray.exceptions.RayTaskError as error:
             raise PolicyError(str(error.cause)) from None
         except ray.exceptions.RayError as error:

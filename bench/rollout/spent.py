@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.rollout.chain import World
+from bench.rollout.api import World
 
 Answer = TypeVar("Answer")
 

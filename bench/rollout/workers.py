@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from bench.atomic import write_bytes
 from bench.errors import UserError
-from bench.rollout.actors import ChainWorker, Job, Outcome, finished
+from bench.rollout.actors import ChainWorker, Job, Outcome
+from bench.rollout.answering import finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
 from bench.rollout.film import FilmFormat, Films, film_name
 from bench.rollout.ledger import LEDGER_FILE, Key, Ledger, disk_faults

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.rollout.chain import STEPS_PER_SUBTASK, World
+from bench.rollout.api import World
+from bench.rollout.chain import STEPS_PER_SUBTASK
 from bench.rollout.sources import called
 
 PACKAGES_THAT_MATTER = ("numpy", "pybullet", "pybullet-arm64")

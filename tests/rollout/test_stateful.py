@@ -9,7 +9,7 @@ import pytest
 from rollout_doubles import TASKS, PointWorld, chains
 
 from bench.errors import UserError
-from bench.rollout import actors
+from bench.rollout import answering
 from bench.rollout.actors import ChainWorker, InferenceActor, Job
 from bench.rollout.chain import run_chain
 from bench.rollout.sources import PolicySource
@@ -51,7 +51,7 @@ def test_chains_side_by_side_in_a_worker_are_those_run_one_after_the_other(monke
         run_chain(PointWorld(), striding(), chain, seed=0, steps_per_subtask=40, instructions=SAID)
         for chain in chains(3)
     ]
-    monkeypatch.setattr(actors, "TURN_S", 0.0)
+    monkeypatch.setattr(answering, "TURN_S", 0.0)
     worker = ChainWorker(WorldOptions(factory="rollout_doubles:PointWorld"), 40, SAID)
 
     async def together():
