@@ -64,11 +64,24 @@ class TrainOptions:
 
 def policy_config(part: PolicyPart) -> FlowPolicyConfig:
     """Return the policy's configuration: a preset with the suite's steps, batch and head."""
+    if part.kind == "vpp":
+        return _video_policy_config(part)
     preset = FlowPolicyConfig.preset(part.scale)
     training = replace(
         preset.training, steps=part.steps or preset.training.steps, batch=part.batch or preset.training.batch
     )
     return replace(preset, training=training, head={"flow": "flow", "bc": "regression"}[part.kind])
+
+
+def _video_policy_config(part: PolicyPart) -> FlowPolicyConfig:
+    from policies.vpp.config import VideoPolicyConfig
+
+    changes = {"weights": part.video_weights} if part.video_weights else {}
+    preset = VideoPolicyConfig.preset(part.scale, **changes)
+    training, predictor = preset.training, preset.predictor
+    training = replace(training, steps=part.steps or training.steps, batch=part.batch or training.batch)
+    predictor = replace(predictor, steps=part.video_steps or predictor.steps)
+    return replace(preset, training=training, predictor=predictor)
 
 
 def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str, Any]:

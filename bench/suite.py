@@ -139,19 +139,34 @@ class PolicyPart(_Part):
     """The policy trained for each arm.
 
     Attributes:
-        kind: ``flow`` (flow matching) or ``bc`` (regression).
-        scale: ``tiny``, ``small`` or ``base``.
+        kind: ``flow`` (flow matching), ``bc`` (regression) or ``vpp`` (flow matching on a video predictor's features).
+        scale: ``tiny``, ``small``, ``base`` (not ``vpp``) or ``paper`` (``vpp`` only: Stable Video Diffusion).
         steps: training steps, the same for every arm, or the scale's default.
         batch: samples a step, or the scale's default.
         demonstrations: trained on the first n demonstrations only (``bench/subset.py``), or on all; for learning
             curves.  The world model still has the whole paired share.
+        video_steps: training steps of ``vpp``'s video predictor, or the scale's default.
+        video_weights: Hugging Face id or folder of the video model of ``vpp`` at ``paper``, or the released VPP's.
     """
 
-    kind: Literal["flow", "bc"] = "flow"
-    scale: Literal["tiny", "small", "base"] = "tiny"
+    kind: Literal["flow", "bc", "vpp"] = "flow"
+    scale: Literal["tiny", "small", "base", "paper"] = "tiny"
     steps: int | None = Field(None, ge=1)
     batch: int | None = Field(None, ge=1)
     demonstrations: int | None = Field(None, ge=1)
+    video_steps: int | None = Field(None, ge=1)
+    video_weights: str | None = None
+
+    @model_validator(mode="after")
+    def _kind_has_it(self) -> PolicyPart:
+        scales = ("tiny", "small", "paper") if self.kind == "vpp" else ("tiny", "small", "base")
+        if self.scale not in scales:
+            raise ValueError(f"{self.kind!r} has the scales {', '.join(scales)}, got {self.scale!r}")
+        if self.video_steps is not None and (self.kind != "vpp" or self.scale == "paper"):
+            raise ValueError(f"video_steps: {self.kind!r} at {self.scale!r} trains no video predictor")
+        if self.video_weights is not None and self.scale != "paper":
+            raise ValueError(f"video_weights: only 'vpp' at 'paper' reads them, got {self.kind!r} at {self.scale!r}")
+        return self
 
 
 class RolloutPart(_Part):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from policies.api import PolicyError
 
@@ -168,7 +168,7 @@ class FlowPolicyConfig:
         return tuple(2 if stage and self.stem_stride * 2**stage <= self.cell else 1 for stage in range(ENCODER_STAGES))
 
     @classmethod
-    def tiny(cls, **changes: Any) -> FlowPolicyConfig:
+    def tiny(cls, **changes: Any) -> Self:
         """About 2M parameters: tests and the demo on two CPU cores."""
         training = TrainingConfig(
             steps=400,
@@ -187,12 +187,12 @@ class FlowPolicyConfig:
         return cls(**(values | changes))
 
     @classmethod
-    def small(cls, **changes: Any) -> FlowPolicyConfig:
+    def small(cls, **changes: Any) -> Self:
         """About 12M parameters: the default on one GPU."""
         return cls(**changes)
 
     @classmethod
-    def base(cls, **changes: Any) -> FlowPolicyConfig:
+    def base(cls, **changes: Any) -> Self:
         """About 45M parameters."""
         training = TrainingConfig(batch=256, learning_rate=2e-4)
         values: dict[str, Any] = {
@@ -202,12 +202,12 @@ class FlowPolicyConfig:
         return cls(**(values | changes))
 
     @classmethod
-    def presets(cls) -> Mapping[str, Callable[..., FlowPolicyConfig]]:
+    def presets(cls) -> Mapping[str, Callable[..., Self]]:
         """Return the presets by name."""
         return {"tiny": cls.tiny, "small": cls.small, "base": cls.base}
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> FlowPolicyConfig:
+    def preset(cls, name: str, **changes: Any) -> Self:
         """Return the preset called ``name``; ``PolicyError`` names those that exist."""
         presets = cls.presets()
         if name not in presets:
@@ -221,6 +221,6 @@ class FlowPolicyConfig:
         return data
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FlowPolicyConfig:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Build a configuration from :meth:`to_json`'s data."""
         return cls(**checked_fields(cls, data))

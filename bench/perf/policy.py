@@ -20,6 +20,8 @@ from bench.errors import UserError
 from bench.perf import roofline
 from policies.api import PolicyError
 from policies.config import FlowPolicyConfig
+from policies.kinds import config_class
+from policies.vpp.config import VideoPolicyConfig
 
 if TYPE_CHECKING:
     from policies.data import PolicyArrays
@@ -37,7 +39,8 @@ class PolicyPerf:
     """What is measured.
 
     Attributes:
-        scale: ``tiny``, ``small`` or ``base``.
+        kind: ``flow`` or ``vpp``, whose video predictor is given first weights: its training is not measured.
+        scale: ``tiny``, ``small`` or ``base``; see ``policies/vpp/config.py`` for ``vpp``'s.
         parts: which of :data:`PARTS`.
         device: ``cpu`` or ``cuda``; None for a GPU where there is one.
         steps: training steps; the second half is timed.
@@ -57,6 +60,7 @@ class PolicyPerf:
     parallel: int = 1
     changes: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    kind: str = "flow"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be timed."""
@@ -71,10 +75,12 @@ class PolicyPerf:
     @property
     def config(self) -> FlowPolicyConfig:
         """The policy that is measured."""
-        preset = FlowPolicyConfig.preset(self.scale, **self.changes)
+        preset = config_class(self.kind).preset(self.scale, **self.changes)
         batch = self.batch or preset.training.batch
         # A row of history waits for the GPU and for the disk: one, at the end.
         training = replace(preset.training, steps=self.steps, batch=batch, log_every=self.steps)
+        if isinstance(preset, VideoPolicyConfig):
+            return replace(preset, training=training, predictor=replace(preset.predictor, steps=1, batch=1))
         return replace(preset, training=training)
 
 
@@ -228,7 +234,7 @@ def measure(options: PolicyPerf) -> dict[str, Any]:
     """Time training and inference of one policy.
 
     Returns:
-        ``scale``, ``device``, ``threads`` (of a CPU), ``parameters``, ``changes`` and, by part:
+        ``kind``, ``scale``, ``device``, ``threads`` (of a CPU), ``parameters``, ``changes`` and, by part:
         ``train``: ``samples_per_s`` (both views, images on the device; of all trainings side by side), ``first_step_s``
         (until the first step was done: compiling), ``launch``, ``gflop_per_sample``, ``product_mb_per_sample``,
         ``matmul_tflops`` and ``copy_gb_per_s`` of the device, ``bound_samples_per_s`` that follow from these, and the
@@ -244,6 +250,7 @@ def measure(options: PolicyPerf) -> dict[str, Any]:
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = {
+        "kind": options.kind,
         "scale": options.scale,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -263,7 +270,7 @@ def measure(options: PolicyPerf) -> dict[str, Any]:
     return result | {"failed": failed}
 
 
-def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
+def parse_changes(texts: Sequence[str], kind: str = "flow") -> dict[str, Any]:
     """Return ``NAME=VALUE`` texts as fields of a configuration.
 
     Raises:
@@ -272,7 +279,7 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
     import json
     from dataclasses import fields
 
-    known = {one.name for one in fields(FlowPolicyConfig)} - {"training"}
+    known = {one.name for one in fields(config_class(kind))} - {"training", "predictor"}
     changes = {}
     for text in texts:
         name, _, value = text.partition("=")

@@ -82,6 +82,7 @@ def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.perf.policy import PolicyPerf, measure, parse_changes
 
     options = PolicyPerf(
+        kind=args.kind,
         scale=args.scale,
         parts=tuple(args.parts),
         device=args.device,
@@ -89,7 +90,7 @@ def _perf_policy(args: argparse.Namespace) -> Mapping[str, Any]:
         batch=args.batch,
         launch=args.launch,
         parallel=args.parallel,
-        changes=parse_changes(args.change),
+        changes=parse_changes(args.change, args.kind),
     )
     return measure(options)
 
@@ -173,7 +174,8 @@ def add(verbs: Verbs) -> None:
     data.add_argument("--lerobot-python", metavar="PYTHON", help="the Python that has lerobot; default: this one")
     policy = perf.add("policy", _perf_policy, "training samples a second and latency of a policy, beside the device's",
                       "perf policy --scale tiny --json")  # fmt: skip
-    policy.add_argument("--scale", choices=("tiny", "small", "base"), default="small")
+    policy.add_argument("--kind", choices=("flow", "vpp"), default="flow")
+    policy.add_argument("--scale", choices=("tiny", "small", "base", "paper"), default="small", help="paper: vpp only")
     policy.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     policy.add_argument("--steps", type=whole, default=60, metavar="N", help="training steps; half of them warm up")
     policy.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")

@@ -40,7 +40,13 @@ def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
         overlay=args.overlay,
         paired_share=args.paired_share,
         policy=PolicyPart(
-            kind=args.kind, scale=args.scale, steps=args.steps, batch=args.batch, demonstrations=args.demonstrations
+            kind=args.kind,
+            scale=args.scale,
+            steps=args.steps,
+            batch=args.batch,
+            demonstrations=args.demonstrations,
+            video_steps=args.video_steps,
+            video_weights=args.video_weights,
         ),
         workers=args.workers,
         ray_address=args.ray_address,
@@ -76,10 +82,12 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="a data set in CALVIN's format")
     train.add_argument("--overlay", type=Path, metavar="DIR", help="generated wrist views of its training split")
     train.add_argument("--paired-share", type=float, default=0.2, metavar="P", help="episodes with wrist recordings")
-    train.add_argument("--kind", choices=("flow", "bc"), default="flow")
-    train.add_argument("--scale", choices=("tiny", "small", "base"), default="small")
+    train.add_argument("--kind", choices=("flow", "bc", "vpp"), default="flow")
+    train.add_argument("--scale", choices=("tiny", "small", "base", "paper"), default="small", help="paper: vpp only")
     train.add_argument("--steps", type=whole, metavar="N", help="training steps; default: the scale's own")
     train.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
+    train.add_argument("--video-steps", type=whole, metavar="N", help="vpp: training steps of its video predictor")
+    train.add_argument("--video-weights", metavar="ID|DIR", help="vpp at paper: a Stable Video Diffusion pipeline")
     train.add_argument("--demonstrations", type=whole, metavar="N", help="train on the first N only; a smaller set "
                        "lies within a larger one, tasks and scenes in proportion")  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each policy")

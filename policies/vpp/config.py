@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from policies.api import PolicyError
 from policies.config import FlowPolicyConfig, TrainingConfig, checked_fields
@@ -105,7 +105,7 @@ class VideoPolicyConfig(FlowPolicyConfig):
         return self.anchor_size // self.cell
 
     @classmethod
-    def tiny(cls, **changes: Any) -> VideoPolicyConfig:
+    def tiny(cls, **changes: Any) -> Self:
         """A predictor of 2M parameters: tests, and a look at the mechanism on two CPU cores."""
         flow = FlowPolicyConfig.tiny()
         predictor = TrainingConfig(
@@ -119,7 +119,7 @@ class VideoPolicyConfig(FlowPolicyConfig):
         return cls(**(values | changes))
 
     @classmethod
-    def small(cls, **changes: Any) -> VideoPolicyConfig:
+    def small(cls, **changes: Any) -> Self:
         """A predictor of 33M parameters, trained in minutes on one GPU."""
         predictor = TrainingConfig(steps=4000, batch=256, learning_rate=5e-4, warmup=300, ema=0.995)
         values: dict[str, Any] = {
@@ -129,7 +129,7 @@ class VideoPolicyConfig(FlowPolicyConfig):
         return cls(**(values | changes))
 
     @classmethod
-    def paper(cls, **changes: Any) -> VideoPolicyConfig:
+    def paper(cls, **changes: Any) -> Self:
         """The released VPP's sizes: ``policy_conf/VPP_Calvinabc_train.yaml`` and ``diffusion_extract.py`` there."""
         values: dict[str, Any] = {
             "name": "vpp-paper", "weights": "yjguo/svd-robot-calvin-ft", "anchor_size": 256, "wrist_size": 256,
@@ -141,7 +141,7 @@ class VideoPolicyConfig(FlowPolicyConfig):
         return cls(**(values | changes))
 
     @classmethod
-    def presets(cls) -> Mapping[str, Callable[..., VideoPolicyConfig]]:
+    def presets(cls) -> Mapping[str, Callable[..., Self]]:
         """Return the presets by name."""
         return {"tiny": cls.tiny, "small": cls.small, "paper": cls.paper}
 
