@@ -44,7 +44,7 @@ class Stage1Conditioner:
         known = {name: clip.cameras[name].intrinsics for name in names if name in clip.cameras}
         intrinsics = known if len(known) == len(names) else None
         prediction = self.stage1.predict({name: clip.views[name] for name in names}, intrinsics)
-        return prediction.condition(clip, size), prediction.wrist_from_anchor
+        return prediction.condition(clip, size, self.stage1.device), prediction.wrist_from_anchor
 
     def provenance(self) -> dict[str, Any]:
         """Return the scale, a hash of the weights, and what stage 1 says of its training."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,32 @@ class Stage2:
                 kept = min(T, len(clip) - int(r[0]))
                 out[r[:kept]] = result[:kept]
         return out
+
+    def newest(
+        self,
+        clips: Sequence[Clip],
+        maps: Sequence[NDArray[np.uint8]],
+        seeds: Sequence[int],
+        size: tuple[int, int],
+    ) -> NDArray[np.uint8]:
+        """Return the wrist view of the last frame of B clips, in one pass: uint8 (B, *size, 3).
+
+        Args:
+            clips: anchor views of at most ``frames`` frames each; a shorter clip's last frame stands for the others.
+            maps: their condition maps, uint8 (T, H, W, 3).
+            seeds: of their noise; see :meth:`generate`.
+            size: (height, width) of the result.
+        """
+        T, side = self.config.frames, self.config.anchor.image_size
+        rows = [np.minimum(np.arange(T), len(clip) - 1) for clip in clips]
+        noise = [
+            window_noise(self._latent_shape(), seed, clip.episode, clip.start)
+            for clip, seed in zip(clips, seeds, strict=True)
+        ]
+        conditions = np.stack([one[r] for one, r in zip(maps, rows, strict=True)])
+        anchors = np.stack([anchor_stack(clip, side)[r] for clip, r in zip(clips, rows, strict=True)])
+        frames = tensor_to_frames(self.sample(conditions, anchors, torch.stack(noise)), size)  # (B, T, h, w, 3)
+        return np.stack([views[len(clip) - 1] for clip, views in zip(clips, frames, strict=True)])
 
     def _latent_shape(self) -> tuple[int, int, int, int]:
         H, W = self.config.size

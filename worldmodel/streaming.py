@@ -33,6 +33,11 @@ class WindowStream:
         self._generator, self._seed = generator, seed
         self._latest: deque[dict[str, NDArray[np.uint8]]] = deque(maxlen=frames)
 
+    @property
+    def frames(self) -> int:
+        """T, the most frames that it looks back, now included."""
+        return self._latest.maxlen or 1
+
     def push(self, anchors: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
         """Take one frame (H, W, 3) of each anchor and return the wrist frame (h, w, 3) for the same moment.
 
