@@ -97,6 +97,7 @@ class TrainJob:
         device: where it is trained.
         progress: draw a progress bar.
         demonstrations: how many of the data set's demonstrations are trained on, see ``bench/subset.py``; None for all.
+        log: where the curves go besides the history, see ``policies/tracking.py``.
     """
 
     root: str
@@ -108,6 +109,7 @@ class TrainJob:
     device: str
     progress: bool
     demonstrations: int | None = None
+    log: str = "none"
 
 
 def train_one(job: TrainJob) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     held_out = _validation_arrays(job, sizes)
     policy = train_policy(
         arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress,
-        validation=held_out,
+        validation=held_out, log=job.log,
     )  # fmt: skip
     return {
         "samples": arrays.samples,

@@ -16,11 +16,13 @@ from bench.arms import plan_wrist
 from bench.data.calvin import CalvinDataset, dataset_hash
 from bench.data.overlay import Overlay
 from bench.errors import UserError
+from bench.report import plots
 from bench.stages import parallel
 from bench.subset import first_demonstrations
 from bench.suite import PolicyPart, parse_arm
 from bench.training_bars import training_bars
 from policies.config import FlowPolicyConfig
+from policies.tracking import check_tracker
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class TrainOptions:
         policy: kind, scale, steps, batch and number of demonstrations, as in a suite.
         workers: trainings at a time; None for one a processor, 0 for none in other processes.
         ray_address: a running Ray cluster, or None.
+        log: where the curves go besides ``history.jsonl`` and ``loss.png``, see ``policies/tracking.py``.
         progress: draw progress bars.
     """
 
@@ -47,6 +50,7 @@ class TrainOptions:
     policy: PolicyPart = field(default_factory=lambda: PolicyPart(scale="small"))
     workers: int | None = None
     ray_address: str | None = None
+    log: str = "none"
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -89,11 +93,14 @@ def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str,
 
     Returns:
         ``out`` and ``policies``: name to folder, samples, wrist sources, seconds, ``validation`` and
-        ``wrist_shuffled`` (see :func:`bench.jobs.train_one`).  ``out/training.json`` holds the same.
+        ``wrist_shuffled`` (see :func:`bench.jobs.train_one`).  ``out/training.json`` holds the same, ``out/loss.png``
+        shows the losses.
 
     Raises:
         UserError: the data set, the overlay and the arms do not fit together.
+        PolicyError: the tracker of ``log`` is not installed.
     """
+    check_tracker(options.log)
     training = CalvinDataset(dataset, "training")
     overlay = None if options.overlay is None else Overlay.open(options.overlay, dataset_hash(training))
     config, where = policy_config(options.policy), jobs.device()
@@ -105,7 +112,7 @@ def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str,
             todo[f"{name}-{seed}"] = jobs.TrainJob(
                 str(dataset), plan, str(options.overlay) if overlay and plan.arm.generator else None, config, seed,
                 str(out / f"{name}-{seed}"), where, options.progress and options.workers == 0,
-                options.policy.demonstrations,
+                options.policy.demonstrations, options.log,
             )  # fmt: skip
     folders = {name: Path(job.folder) for name, job in todo.items()}
     atomic.make_directory(out)
@@ -128,4 +135,6 @@ def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str,
         },
     }
     atomic.write_json(out / "training.json", json.loads(json.dumps(result)))
+    with atomic.replacing(out / "loss.png") as temporary:
+        plots.training(folders, temporary)
     return result

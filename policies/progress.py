@@ -16,15 +16,22 @@ from torch import Tensor, nn
 from policies.api import PolicyError
 from policies.checkpoint import CONFIG_FILE, load, read_config, same_training, write_whole
 from policies.flow import FlowPolicy
+from policies.tracking import Tracker, scalars
 
 STATE_FILE = "resume.safetensors"
 HISTORY_FILE = "history.jsonl"
 
 
 class History:
-    """``history.jsonl``: one row per logged step; rows after the step that a run continues from are dropped."""
+    """``history.jsonl``: one row per logged step; rows after the step that a run continues from are dropped.
 
-    def __init__(self, directory: Path, step: int, *, tensorboard: bool) -> None:
+    Args:
+        directory: the training's folder.
+        step: the step that the training continues from.
+        tracker: also told of every row, or None.
+    """
+
+    def __init__(self, directory: Path, step: int, tracker: Tracker | None = None) -> None:
         self.path = directory / HISTORY_FILE
         self.rows: list[dict[str, Any]] = []
         self.last_loss: float | None = None
@@ -33,7 +40,7 @@ class History:
                 row = json.loads(line)
                 if row["step"] <= step:
                     self._keep(row)
-        self.writer = _tensorboard_writer(directory) if tensorboard else None
+        self._tracker = tracker
 
     def _keep(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -42,28 +49,18 @@ class History:
     def add(self, step: int, **values: Any) -> None:
         """Keep one row; it reaches the disk with :meth:`flush`."""
         self._keep({"step": step, **values})
-        if self.writer is not None:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self.writer.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.add(step, scalars(values))
 
     def flush(self) -> None:
         """Write the file, whole."""
         write_whole(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows).encode())
 
     def close(self) -> None:
-        """Write the file and close TensorBoard's."""
+        """Write the file and end the tracker."""
         self.flush()
-        if self.writer is not None:
-            self.writer.close()
-
-
-def _tensorboard_writer(directory: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise PolicyError("tensorboard=True needs the extra: pip install 'wristworld-bench[tensorboard]'") from None
-    return SummaryWriter(str(directory / "tensorboard"))
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def finished(directory: Path, identity: dict[str, Any], device: torch.device) -> FlowPolicy | None:

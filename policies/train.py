@@ -29,6 +29,7 @@ from policies.flow import FlowPolicy, flow_spec, initial_network, placed
 from policies.gradients import EAGER, Gradients
 from policies.progress import HISTORY_FILE, STATE_FILE, History, finished, remove_state, restore_state, save_state
 from policies.text import PRECOMPUTED, SentenceTable
+from policies.tracking import NONE, open_tracker
 from policies.validate import validate
 
 STEPS_PER_SEED = 1_000_003
@@ -52,7 +53,7 @@ def train_policy(
     sentences: SentenceTable | None = None,
     wrist_optional: bool = False,
     launch: str | None = None,
-    tensorboard: bool = False,
+    log: str = NONE,
     on_step: Callable[[int], None] | None = None,
 ) -> FlowPolicy:
     """Train a policy and leave it in ``directory``; a finished one is read, an interrupted one continued.
@@ -73,7 +74,7 @@ def train_policy(
         sentences: vectors of the instructions; needed for ``config.text="precomputed"`` only.
         wrist_optional: the policy may be asked without a wrist view at test time (the data must have such samples).
         launch: how steps are launched, see :mod:`policies.gradients`; None: as ``config.training.compile`` says.
-        tensorboard: also write TensorBoard events (extra ``tensorboard``).
+        log: where the curves go besides ``history.jsonl``, see :mod:`policies.tracking`.
         on_step: called with the number of steps done after each.
 
     Raises:
@@ -108,7 +109,8 @@ def train_policy(
     average = copy.deepcopy(network).requires_grad_(False)
     optimiser = make_optimiser(network, settings)
     step, elapsed_before = restore_state(directory, identity, network, average, optimiser)
-    history = History(directory, step, tensorboard=tensorboard)
+    tracker = open_tracker(log, directory, step, f"{spec.name} {arm} seed {seed}", identity)
+    history = History(directory, step, tracker)
 
     def on_device(part: PolicyArrays, shift: float, jitter: float) -> DeviceArrays:
         vectors = np.stack([table.lookup(sentence) for sentence in part.sentences])

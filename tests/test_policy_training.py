@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench.data.calvin import CalvinWriter
 from bench.data.episode import Window
 from bench.errors import UserError
 from bench.policy_training import TrainOptions, train_policies
 from bench.suite import PolicyPart
+from policies.api import PolicyError
 
 FRAMES = 8
 TINY = PolicyPart(kind="flow", scale="tiny", steps=2, batch=2)
@@ -46,9 +49,18 @@ def test_every_arm_is_trained_scored_and_kept(dataset: Path, tmp_path: Path) -> 
     assert paired["wrist_shuffled"]["samples"] == paired["validation"]["samples"] == 2 * (FRAMES - 1)
     assert set(anchor["validation"]["task_error"]) == {"open_drawer"}
     assert {path.name for path in tmp_path.iterdir()} >= {"anchor-0", "paired-0", "training.json"}
+    assert Image.open(tmp_path / "loss.png").size[0] > 500
     weights = (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns
     train_policies(dataset, tmp_path, options)
     assert (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(dataset: Path, tmp_path: Path) -> None:
+    if find_spec("trackio") is not None:
+        pytest.skip("trackio is installed here")
+    with pytest.raises(PolicyError, match=r"pip install 'wristworld-bench\[trackio\]'"):
+        train_policies(dataset, tmp_path / "none", TrainOptions(policy=TINY, workers=0, progress=False, log="trackio"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_learning_curve_s_smaller_sets_are_trained_on_fewer_windows(dataset: Path, tmp_path: Path) -> None:

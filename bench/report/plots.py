@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from bench.training_bars import HISTORY
 
 COLOURS = {"anchor": "#8c8c8c", "paired": "#c9a227", "generated": "#2a6fbb", "real": "#3a7d44"}
 OTHER = "#7a5ea8"
@@ -42,6 +45,39 @@ def families(record: Mapping[str, Any], path: Path) -> None:
     axes.legend([pyplot.Rectangle((0, 0), 1, 1, color=COLOURS.get(arm, OTHER)) for arm in arms], list(arms),
                 frameon=False, ncols=len(arms), fontsize=8)  # fmt: skip
     axes.set_title(f"{record['name']}: subtasks by family, 95 % interval", fontsize=9)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def training(folders: Mapping[str, Path], path: Path) -> None:
+    """Draw the loss of each training by step, and that on held-out demonstrations where it was measured.
+
+    Args:
+        folders: ``ARM-SEED`` to the folder with the training's ``history.jsonl``.
+        path: the file to write; its suffix decides the format.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.0, 3.8), layout="constrained")
+    drawn: set[str] = set()
+    for name, folder in folders.items():
+        arm = name.rpartition("-")[0]
+        rows = [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
+        seen = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+        held_out = [(row["step"], row["validation"]["loss"]) for row in rows if "validation" in row]
+        for points, style in ((seen, "-"), (held_out, "o")):
+            steps, losses = [step for step, _ in points], [loss for _, loss in points]
+            label = arm if style == "-" and arm not in drawn else None
+            axes.plot(steps, losses, style, color=COLOURS.get(arm, OTHER), linewidth=0.9, markersize=4, label=label)
+        drawn.add(arm)
+    axes.set_yscale("log")
+    axes.set_xlabel("training step")
+    axes.set_ylabel("loss (points: held-out demonstrations)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

@@ -50,6 +50,7 @@ def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
         ),
         workers=args.workers,
         ray_address=args.ray_address,
+        log=args.log,
         progress=not args.quiet,
     )
     return train_policies(args.dataset, args.out, options)
@@ -90,6 +91,8 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--video-weights", metavar="ID|DIR", help="vpp at paper: a Stable Video Diffusion pipeline")
     train.add_argument("--demonstrations", type=whole, metavar="N", help="train on the first N only; a smaller set "
                        "lies within a larger one, tasks and scenes in proportion")  # fmt: skip
+    train.add_argument("--log", choices=("none", "tensorboard", "wandb", "trackio"), default="none",
+                       help="where the curves go besides history.jsonl and loss.png")  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each policy")
     add_ray(train)
     add_ray(collect)

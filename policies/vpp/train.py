@@ -98,7 +98,7 @@ def train_predictor(
     average = copy.deepcopy(predictor).requires_grad_(False)
     optimiser = make_optimiser(predictor, settings)
     step, elapsed_before = restore_state(directory, identity, predictor, average, optimiser)
-    history = History(directory, step, tensorboard=False)
+    history = History(directory, step)
     order, generator = SampleOrder(len(clips), settings.batch, seed), torch.Generator(device)
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 

@@ -149,12 +149,6 @@ def test_proprio_is_trained_when_asked_for(mini_arrays, mini, tmp_path, observat
         _train(replace(mini_arrays, proprio=None), replace(mini, use_proprio=True), tmp_path / "none")
 
 
-def test_tensorboard_events_are_written(mini_arrays, mini, tmp_path):
-    pytest.importorskip("tensorboard")
-    _train(mini_arrays, mini, tmp_path, tensorboard=True)
-    assert list((tmp_path / "tensorboard").glob("events*"))
-
-
 @pytest.mark.parametrize(("head", "steps"), [("flow", 110), ("regression", 60)])
 def test_tiny_policy_overfits_a_few_samples(arrays_of, tmp_path, head, steps):
     arrays = arrays_of(6, 2)
