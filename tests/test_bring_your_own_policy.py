@@ -142,6 +142,7 @@ def lerobot_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path / "site")
     folder.mkdir()
     features = {name: {"type": "VISUAL", "shape": shape} for name, shape in shapes.items()}
+    features["observation.state"] = {"type": "STATE", "shape": [15]}
     settings = {"type": "act", "n_obs_steps": 1, "chunk_size": 10, "n_action_steps": 10, "input_features": features}
     settings["output_features"] = {"action": {"type": "ACTION", "shape": [7]}}
     (folder / "config.json").write_text(json.dumps(settings))
@@ -156,6 +157,7 @@ def _save_act(folder: Path, shapes: dict[str, list[int]]) -> None:
     from lerobot.policies.factory import make_pre_post_processors
 
     inputs = {name: PolicyFeature(FeatureType.VISUAL, tuple(shape)) for name, shape in shapes.items()}
+    inputs["observation.state"] = PolicyFeature(FeatureType.STATE, (15,))
     outputs = {"action": PolicyFeature(FeatureType.ACTION, (7,))}
     small = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 64, "n_encoder_layers": 1, "n_decoder_layers": 1}
     config = ACTConfig(
@@ -163,7 +165,7 @@ def _save_act(folder: Path, shapes: dict[str, list[int]]) -> None:
         n_vae_encoder_layers=1, pretrained_backbone_weights=None, device="cpu", **small,
     )  # fmt: skip
     ACTPolicy(config).save_pretrained(folder)
-    sizes = {**dict.fromkeys(inputs, (3, 1, 1)), "action": (7,)}
+    sizes = {**dict.fromkeys(shapes, (3, 1, 1)), "observation.state": (15,), "action": (7,)}
     stats = {name: {"mean": torch.zeros(size), "std": torch.ones(size)} for name, size in sizes.items()}
     for processor in make_pre_post_processors(config, dataset_stats=stats):
         processor.save_pretrained(folder)
