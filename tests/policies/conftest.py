@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,10 @@ from policies.api import Observation
 from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.data import PolicyArrays
 from policies.flow import FlowPolicy
+
+HERE = Path(__file__).parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
 
 SENTENCES = ("push the sliding door to the left", "grasp the red block", "turn on the green light")
 SIZE = 64
