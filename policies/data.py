@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from policies.api import ACTION_DIM, ANCHOR, PROPRIO_DIM, WRIST, PolicyError
+from policies.augment import draw_shift, draw_tint, recoloured, shifted, tinted
 from policies.encoders import resize_images
 from policies.network import Inputs
 from policies.normalise import Normaliser
@@ -155,6 +156,7 @@ class DeviceArrays:
         use_wrist: false for the anchor arm, whose wrist views are never even copied.
         shift: random shift as a share of the side; 0 for validation.
         jitter: random change of colours, see :class:`policies.config.TrainingConfig`; 0 for validation.
+        recolour: strength of recolouring, see there; 0 for validation.
         proprio: whether the robot state is given to the network.
         proprio_dropout: share of the samples whose robot state is hidden.
     """
@@ -170,6 +172,7 @@ class DeviceArrays:
         use_wrist: bool,
         shift: float = 0.0,
         jitter: float = 0.0,
+        recolour: float = 0.0,
         proprio: bool = False,
         proprio_dropout: float = 0.0,
     ) -> None:
@@ -181,6 +184,7 @@ class DeviceArrays:
         first_sample = np.repeat(np.cumsum(lengths) - lengths, lengths)
         frame = arrays.windows[window, 0] + np.arange(len(window)) - first_sample
         self.device, self.shift, self.jitter, self.proprio_dropout = device, shift, jitter, proprio_dropout
+        self.recolour = recolour
         self.window, self.frame, self.stop = put(window), put(frame), put(arrays.windows[window, 1])
         self.sentence = put(arrays.window_sentence)
         self.embeddings = put(embeddings)
@@ -203,13 +207,14 @@ class DeviceArrays:
     def batch(self, samples: Tensor, generator: torch.Generator) -> Batch:
         """Return the samples numbered ``samples`` (B,).
 
-        ``generator`` decides shifts, noise and flow times; it is drawn from in the same way for every arm.
+        ``generator`` decides shifts, colours, noise and flow times, in the same way for every arm; it is one that was
+        seeded for this batch.
         """
-        B, K = len(samples), len(self.offsets)
-        anchor_shift = self._draw_shift(B, self.anchor.shape[1], generator)
+        B, K, seed = len(samples), len(self.offsets), generator.initial_seed()
+        anchor_shift = draw_shift(B, self.shift, self.anchor.shape[1], generator)
         wrist_side = self.anchor.shape[1] if self.wrist is None else self.wrist.shape[1]
-        wrist_shift = self._draw_shift(B, wrist_side, generator)
-        anchor_colour, wrist_colour = self._draw_colour(B, generator), self._draw_colour(B, generator)
+        wrist_shift = draw_shift(B, self.shift, wrist_side, generator)
+        anchor_tint, wrist_tint = draw_tint(B, self.jitter, generator), draw_tint(B, self.jitter, generator)
         noise = torch.randn(B, K, ACTION_DIM, device=self.device, generator=generator)
         t = torch.rand(B, device=self.device, generator=generator)
         frame, window = self.frame[samples], self.window[samples]
@@ -220,47 +225,16 @@ class DeviceArrays:
             proprio = self.proprio[frame]
             hidden = torch.rand(B, device=self.device, generator=generator) < self.proprio_dropout
         inputs = Inputs(
-            anchor=_tinted(_shifted(self.anchor, frame, anchor_shift), anchor_colour),
-            wrist=None if self.wrist is None else _tinted(_shifted(self.wrist, frame, wrist_shift), wrist_colour),
+            anchor=recoloured(tinted(shifted(self.anchor, frame, anchor_shift), anchor_tint), self.recolour, 2 * seed),
+            wrist=None
+            if self.wrist is None
+            else recoloured(tinted(shifted(self.wrist, frame, wrist_shift), wrist_tint), self.recolour, 2 * seed + 1),
             wrist_present=self.wrist_present[frame],
             sentence=self.embeddings[self.sentence[window]],
             proprio=proprio,
             proprio_present=None if hidden is None else ~hidden,
         )
         return Batch(inputs, self.actions[torch.minimum(steps, last)], steps <= last, noise, t, window)
-
-    def _draw_shift(self, B: int, side: int, generator: torch.Generator) -> Tensor | None:
-        """Return whole pixels (B, 2); the share that is drawn does not depend on the side, so arms stay paired."""
-        if self.shift == 0:
-            return None
-        largest = max(1, round(self.shift * side))
-        share = torch.rand(B, 2, device=self.device, generator=generator)
-        return (share * (2 * largest + 1)).long().clamp_max(2 * largest) - largest
-
-    def _draw_colour(self, B: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        """Return a gain for each channel (B, 3) and an offset in grey levels (B, 1)."""
-        if self.jitter == 0:
-            return None
-        share = torch.rand(B, 4, device=self.device, generator=generator) * 2 - 1
-        return 1 + self.jitter * share[:, :3], 255 * self.jitter * share[:, 3:]
-
-
-def _tinted(images: Tensor, colour: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Scale each colour channel of uint8 (B, H, W, 3), add to all of them, and clip to what a camera can give."""
-    if colour is None:
-        return images
-    gain, offset = (part[:, None, None] for part in colour)  # (B, 1, 1, 3) and (B, 1, 1, 1)
-    return (images * gain + offset).clamp_(0, 255).to(torch.uint8)
-
-
-def _shifted(images: Tensor, frame: Tensor, shift: Tensor | None) -> Tensor:
-    """Gather frames, each moved by its shift (dy, dx); what comes in at the border repeats the border."""
-    if shift is None:
-        return images[frame]
-    H, W = images.shape[1:3]
-    rows = (torch.arange(H, device=images.device) + shift[:, :1]).clamp_(0, H - 1)  # (B, H)
-    columns = (torch.arange(W, device=images.device) + shift[:, 1:]).clamp_(0, W - 1)  # (B, W)
-    return images[frame[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
 
 
 class SampleOrder:

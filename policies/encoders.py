@@ -1,16 +1,22 @@
 """Images to tokens: a small GroupNorm residual network per camera, every cell of its last map one token.
 
 The shape is ResNet's; GroupNorm instead of BatchNorm because averaged (EMA) weights and batch statistics do not mix
-(Diffusion Policy, arXiv 2303.04137, section 3.2).  Nothing here knows about language or actions.
+(Diffusion Policy, arXiv 2303.04137, section 3.2).  One more token says where some learned features are, as the spatial
+softmax does there: relative actions hang on where the hand and the handle are, and cells alone learn that late.
+Nothing here knows about language or actions.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHANNELS_PER_GROUP = 16
+POSITION_SCALE = 0.3
+"""Of the positions that training begins with: large enough to be seen beside the features, which are about 0.5."""
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
@@ -29,11 +35,38 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(1, channels // CHANNELS_PER_GROUP), channels)
 
 
-def _cells(size: int, strides: tuple[int, ...]) -> int:
-    """Return how many cells an image of ``size`` pixels a side has after convolutions with these strides."""
+def _side(size: int, strides: tuple[int, ...]) -> int:
+    """Return how many cells a side an image of ``size`` pixels a side has after convolutions with these strides."""
     for stride in strides:
         size = -(-size // stride)
-    return size * size
+    return size
+
+
+def grid_positions(side: int, dim: int) -> Tensor:
+    """Return sines and cosines of each cell's row and column, (side², dim), from half a wave a side to one a cell."""
+    waves = torch.exp(torch.linspace(math.log(math.pi), math.log(math.pi * side), dim // 4)) / side
+    angles = (torch.arange(side) + 0.5)[:, None] * waves  # (side, dim / 4)
+    one = torch.cat([angles.sin(), angles.cos()], dim=-1)  # (side, dim / 2)
+    both = torch.cat([one[:, None].expand(-1, side, -1), one[None].expand(side, -1, -1)], dim=-1)  # (side, side, dim)
+    return both.reshape(side * side, dim)
+
+
+class Keypoints(nn.Module):
+    """Where K learned features are in a map, on average, as one token."""
+
+    def __init__(self, channels: int, points: int, dim: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv2d(channels, points, 1)
+        self.out = nn.Sequential(nn.Linear(2 * points, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 1, D)."""
+        h, w = x.shape[-2:]
+        share = self.maps(x).flatten(2).float().softmax(-1)  # (B, K, h w)
+        row = torch.linspace(-1, 1, h, device=x.device).repeat_interleave(w)  # (h w,)
+        column = torch.linspace(-1, 1, w, device=x.device).repeat(h)  # (h w,)
+        places = torch.cat([(share * row).sum(-1), (share * column).sum(-1)], dim=-1)  # (B, 2 K)
+        return self.out(places.to(x.dtype)).unsqueeze(1)
 
 
 class ResidualBlock(nn.Module):
@@ -58,12 +91,13 @@ class ResidualBlock(nn.Module):
 class ViewEncoder(nn.Module):
     """One camera's image to tokens, with a learned position for each cell and a learned mark for the camera.
 
-    A view that is absent is replaced as a whole by one learned token: the output has N cell tokens and one
-    absent-view token, and the mask says which of them count.  So a policy without a wrist view is the same network.
+    A view that is absent is replaced as a whole by one learned token: the output has N tokens (the cells, and the
+    keypoints' if there are any) and one absent-view token, and the mask says which of them count.  So a policy without
+    a wrist view is the same network.
     """
 
     def __init__(
-        self, size: int, width: int, blocks: int, stem_stride: int, strides: tuple[int, ...], dim: int
+        self, size: int, width: int, blocks: int, stem_stride: int, strides: tuple[int, ...], dim: int, keypoints: int
     ) -> None:
         super().__init__()
         self.size = size
@@ -78,9 +112,10 @@ class ViewEncoder(nn.Module):
                 stages.append(ResidualBlock(channels, wider, stride if block == 0 else 1))
                 channels = wider
         self.stages = nn.Sequential(*stages)
-        self.cells = _cells(size, (stem_stride, *strides))
+        side = _side(size, (stem_stride, *strides))
         self.project = nn.Linear(channels, dim)
-        self.position = nn.Parameter(torch.randn(self.cells, dim) * 0.02)
+        self.position = nn.Parameter(grid_positions(side, dim) * POSITION_SCALE)
+        self.keypoints = Keypoints(channels, keypoints, dim) if keypoints else None
         self.camera = nn.Parameter(torch.randn(dim) * 0.02)
         self.absent = nn.Parameter(torch.randn(dim) * 0.02)
 
@@ -98,7 +133,9 @@ class ViewEncoder(nn.Module):
         x = resize_images(images, self.size).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory
         x = x.to(self.stem.weight.dtype) / 127.5 - 1
         x = self.stages(F.relu(self.stem_norm(self.stem(x)), inplace=True))  # (B, C, h, w)
-        x = self.project(x.flatten(2).transpose(1, 2))  # (B, N, D)
-        tokens = torch.cat([x + self.position + self.camera, absent.to(x.dtype)], dim=1)  # (B, N + 1, D)
+        seen = self.project(x.flatten(2).transpose(1, 2)) + self.position  # (B, cells, D)
+        if self.keypoints is not None:
+            seen = torch.cat([seen, self.keypoints(x).to(seen.dtype)], dim=1)  # (B, N, D)
+        tokens = torch.cat([seen + self.camera, absent.to(seen.dtype)], dim=1)  # (B, N + 1, D)
         here = present.unsqueeze(1)
-        return tokens, torch.cat([here.expand(-1, self.cells), ~here], dim=1)
+        return tokens, torch.cat([here.expand(-1, seen.shape[1]), ~here], dim=1)

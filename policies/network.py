@@ -66,7 +66,7 @@ class FlowNetwork(nn.Module):
 
     def _make_view_encoders(self) -> None:
         config = self.config
-        shape = (config.width, config.blocks, config.stem_stride, config.strides, config.dim)
+        shape = (config.width, config.blocks, config.stem_stride, config.strides, config.dim, config.keypoints)
         self.anchor = ViewEncoder(config.anchor_size, *shape)
         self.wrist = ViewEncoder(config.wrist_size, *shape)
 

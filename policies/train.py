@@ -112,15 +112,15 @@ def train_policy(
     tracker = open_tracker(log, directory, step, f"{spec.name} {arm} seed {seed}", identity)
     history = History(directory, step, tracker)
 
-    def on_device(part: PolicyArrays, shift: float, jitter: float) -> DeviceArrays:
+    def on_device(part: PolicyArrays, shift: float, jitter: float, recolour: float) -> DeviceArrays:
         vectors = np.stack([table.lookup(sentence) for sentence in part.sentences])
         return DeviceArrays(
             part, normaliser, vectors, config.chunk, device, use_wrist=use_wrist, shift=shift, jitter=jitter,
-            proprio=config.use_proprio, proprio_dropout=settings.proprio_dropout if shift else 0.0,
+            recolour=recolour, proprio=config.use_proprio, proprio_dropout=settings.proprio_dropout if shift else 0.0,
         )  # fmt: skip
 
-    data = on_device(arrays, settings.shift, settings.jitter)
-    held_out = None if validation is None else on_device(validation, 0.0, 0.0)
+    data = on_device(arrays, settings.shift, settings.jitter, settings.recolour)
+    held_out = None if validation is None else on_device(validation, 0.0, 0.0, 0.0)
     before = network.prepare(
         data, held_out, directory, {name: value for name, value in identity.items() if name != "config"},
         time_limit_s=time_limit_s, progress=progress, resume=resume,
