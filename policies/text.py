@@ -2,16 +2,17 @@
 
 ``hash-384`` counts hashed words and character pieces: no weights, no dependency, the same everywhere.  It sees which
 words sentences share, not what they mean.  ``minilm`` is all-MiniLM-L6-v2 (the kind of vectors that CALVIN
-ships), from the package in the ``text`` extra.  ``precomputed`` has vectors for its own sentences only.
+ships), from the package in the ``text`` extra.  ``precomputed`` has vectors for its own sentences only.  ``clip`` (or
+``clip:ID|DIR``) is what VPP's video model was trained with, see :mod:`policies.vpp.clip_text`.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from policies.api import PolicyError
 
 HASH, MINILM, PRECOMPUTED = "hash-384", "minilm", "precomputed"
-ENCODERS = (HASH, MINILM, PRECOMPUTED)
+CLIP = "clip"
+ENCODERS = (HASH, MINILM, PRECOMPUTED, CLIP)
 HASH_DIM = 384
 WORD_WEIGHT, PAIR_WEIGHT, PIECE_WEIGHT = 1.0, 0.7, 0.25
 PIECE_LENGTHS = (3, 4)
@@ -78,12 +80,17 @@ def _minilm_embed(sentence: str) -> NDArray[np.float32]:
     return vector
 
 
+def _known(encoder: str) -> bool:
+    return encoder in ENCODERS or encoder.startswith(f"{CLIP}:")
+
+
 def embed(encoder: str, sentences: Sequence[str]) -> NDArray[np.float32]:
-    """Return (N, D) vectors of ``sentences``, each of length 1.
+    """Return (N, D) vectors of ``sentences``, each of length 1 (CLIP's: as the model makes them).
 
     Raises:
         PolicyError: unknown encoder, or one whose package is not installed.
     """
+    one: Callable[[str], NDArray[np.float32]]
     if encoder == HASH:
         one = _hash_embed
     elif encoder == MINILM:
@@ -92,6 +99,10 @@ def embed(encoder: str, sentences: Sequence[str]) -> NDArray[np.float32]:
         raise PolicyError(
             "text encoder 'precomputed' knows only the sentences of its table; add the missing ones to it"
         )
+    elif _known(encoder):
+        from policies.vpp.clip_text import clip_embed
+
+        one = partial(clip_embed, encoder.removeprefix(CLIP).removeprefix(":"))
     else:
         raise PolicyError(f"unknown text encoder {encoder!r}; choose one of {list(ENCODERS)}")
     if not sentences:
@@ -116,7 +127,7 @@ class SentenceTable:
 
     def __post_init__(self) -> None:
         """Refuse tables that do not fit together."""
-        if self.encoder not in ENCODERS:
+        if not _known(self.encoder):
             raise PolicyError(f"unknown text encoder {self.encoder!r}; choose one of {list(ENCODERS)}")
         if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.sentences):
             raise PolicyError(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.api import PolicyError
+from policies.encoders import CHANNELS_PER_GROUP
 from policies.vpp.config import GROUPS, VideoPolicyConfig
 from policies.vpp.latents import PatchLatents, VaeLatents
 
@@ -193,6 +194,11 @@ def new_predictor(config: VideoPolicyConfig) -> VideoPredictor:
         num_attention_heads=tuple(width // GROUPS for width in widths),
         num_frames=config.frames,
     )
+    # Diffusers' 32 groups are meant for 320 channels.  With one channel a group, the norm after the time embedding
+    # (which is added to whole channels) would take it away again, and with it the camera.
+    for module in unet.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = max(1, module.num_channels // CHANNELS_PER_GROUP)
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
     return VideoPredictor(config, unet, latents, frame_change=True)

@@ -48,7 +48,9 @@ def save_predictor(predictor: VideoPredictor, folder: Path) -> dict[str, Any]:
         "training": predictor.training_record,
         "weights_sha256": sha256,
     }
-    write_whole(folder / PREDICTOR / WEIGHTS_FILE, weights)
+    path = folder / PREDICTOR / WEIGHTS_FILE
+    if not path.exists() or path.read_bytes() != weights:
+        write_whole(path, weights)
     write_whole(folder / PREDICTOR / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
     return {"sha256": sha256}
 
