@@ -191,9 +191,9 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
 def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristworld: Finished | None) -> Finished:
     """Roll every policy out on the same chains, all arms and seeds from one queue."""
     part, options = job.suite.rollout, job.options
-    generator = None if wristworld is None else GeneratorSource.trained(wristworld.directory)
-    arms = {arm.name: arm for arm in job.arms}
     where = jobs.device()
+    generator = None if wristworld is None else GeneratorSource.trained(wristworld.directory, where)
+    arms = {arm.name: arm for arm in job.arms}
     queue = [
         Job(PolicySource(str(stage.directory), device=where), name, seed, arms[name].test,
             generator if arms[name].test == "generated" else None)

@@ -22,13 +22,13 @@ from bench.errors import UserError
 from bench.rollout.answering import follow
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode, chain_course, wrist_stream
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
-from bench.rollout.inference import RemotePolicy
-from bench.rollout.sources import GeneratorSource, PolicyLostError, PolicySource, Script, check_fit
+from bench.rollout.inference import RemoteGenerator, RemotePolicy
+from bench.rollout.sources import GeneratorSource, ModelLostError, PolicySource, Script, check_fit
 from bench.rollout.spent import Stint, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
 from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
-from policies.batching import MAX_BATCH, Batcher, Padded
-from worldmodel.api import WorldModelError, WristGenerator
+from policies.batching import MAX_BATCH, Batcher, Gatherer, Padded
+from worldmodel.api import Clip, WorldModelError, WristGenerator
 
 Mind = Policy | Script | StatefulPolicy | RemotePolicy
 
@@ -62,14 +62,31 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Served:
+    """A job's models that live in other processes; None where a worker has its own.
+
+    Attributes:
+        policy: who answers for the policy.
+        generator: who draws the wrist view.
+    """
+
+    policy: RemotePolicy | None = None
+    generator: RemoteGenerator | None = None
+
+
+ALL_HERE = Served()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How an attempt at a chain ended.
 
     Attributes:
         kind: ``"done"``; ``"policy"``, the policy failed and would again; ``"user"``, nothing can run like this;
-            ``"unserved"``, the inference actor is gone; ``"fault"``, other machinery failed.
+            ``"unserved"``, an inference actor is gone; ``"fault"``, other machinery failed.
         result: the chain's result where done.
         reason: one line, where not.
+        lost: whose actor is gone, ``"policy"`` or ``"generator"``.
         film: the chain as MP4, where it was asked for.
         stint: where the worker's time went (its clock is ``time.monotonic`` where the worker is), where done.
     """
@@ -77,6 +94,7 @@ class Outcome:
     kind: Literal["done", "policy", "user", "unserved", "fault"]
     result: ChainResult | None = None
     reason: str = ""
+    lost: str = ""
     film: bytes | None = None
     stint: Stint | None = None
 
@@ -114,7 +132,7 @@ class ChainWorker:
         self._options, self._steps, self._instructions = world, steps_per_subtask, instructions
         self._watchdog_s, self._armed, self._under_way = watchdog_s, 0.0, 0
         self._free: list[TimedWorld] = []
-        self._loaded: dict[str, tuple[Mind, WristGenerator | None]] = {}
+        self._loaded: dict[str, tuple[Mind, Any]] = {}
 
     async def prepare(self, worlds: int = 1) -> tuple[dict[str, Any], str]:
         """Build so many worlds; return (facts, "") or ({}, what went wrong)."""
@@ -134,12 +152,12 @@ class ChainWorker:
         """Return this process's id, as soon as it comes to it: the driver asks whether the worker is alive."""
         return os.getpid()
 
-    async def run(self, job: Job, chain: Chain, remote: RemotePolicy | None = None) -> Outcome:
-        """Roll one chain out."""
+    async def run(self, job: Job, chain: Chain, served: Served = ALL_HERE) -> Outcome:
+        """Roll one chain out; ``served`` are the models in other processes."""
         world: TimedWorld | None = None
         try:
             self._begin()
-            policy, generator = self._meet(job, remote)
+            policy, generator = self._meet(job, served)
             world = self._free.pop() if self._free else TimedWorld(self._options.build())
             outcome = await self._roll(world, policy, generator, job, chain)
             self._free.append(world)
@@ -172,15 +190,15 @@ class ChainWorker:
 
     def _failed(self, error: Exception, world: TimedWorld | None) -> Outcome:
         """Say how an attempt failed; a world goes back unless it may be what is broken."""
-        innocent = isinstance(error, (PolicyError, PolicyLostError, UserError, WorldModelError))
+        innocent = isinstance(error, (PolicyError, ModelLostError, UserError, WorldModelError))
         if world is not None and innocent:
             self._free.append(world)
         elif world is not None:
             world.close()
         if isinstance(error, PolicyError):
             return Outcome("policy", reason=str(error))
-        if isinstance(error, PolicyLostError):
-            return Outcome("unserved", reason=str(error))
+        if isinstance(error, ModelLostError):
+            return Outcome("unserved", reason=str(error), lost=error.model)
         if innocent:
             return Outcome("user", reason=str(error))
         return Outcome("fault", reason=_one_line(error))
@@ -190,22 +208,31 @@ class ChainWorker:
         while self._free:
             self._free.pop().close()
 
-    def _meet(self, job: Job, remote: RemotePolicy | None) -> tuple[Mind, WristGenerator | None]:
-        """Load what the job needs, once; a remote policy is only met."""
+    def _meet(self, job: Job, served: Served) -> tuple[Mind, WristGenerator | RemoteGenerator | None]:
+        """Load what the job needs, once; what is served elsewhere is only met."""
         name = f"{job.arm}/{job.seed}"
         if name not in self._loaded:
             self._loaded.clear()
-            try:
-                policy: Any = remote if remote is not None else job.policy.load()
-            except PolicyError as error:
-                raise UserError(str(error)) from error
-            check_fit(policy.spec, job.arm, (ANCHOR,) if job.wrist == "none" else (ANCHOR, WRIST))
-            if self._pad_to and remote is None and isinstance(policy, Policy):
-                policy = Padded(policy, self._pad_to)
-            self._loaded[name] = policy, job.generator.load() if job.generator is not None else None
+            self._loaded[name] = self._policy(job, served), self._generator(job, served)
             _one_torch_thread()
         policy, generator = self._loaded[name]
-        return (remote if remote is not None else policy), generator
+        return served.policy or policy, served.generator or generator
+
+    def _policy(self, job: Job, served: Served) -> Mind:
+        try:
+            policy: Any = served.policy or job.policy.load()
+        except PolicyError as error:
+            raise UserError(str(error)) from error
+        check_fit(policy.spec, job.arm, (ANCHOR,) if job.wrist == "none" else (ANCHOR, WRIST))
+        if self._pad_to and isinstance(policy, Policy):
+            return Padded(policy, self._pad_to)
+        mind: Mind = policy
+        return mind
+
+    def _generator(self, job: Job, served: Served) -> Any:
+        if served.generator is not None or job.generator is None:
+            return None
+        return _together(job.generator, self._pad_to) if self._pad_to else job.generator.load()
 
     def _begin(self) -> None:
         self._under_way += 1
@@ -223,6 +250,34 @@ class ChainWorker:
         if self._watchdog_s is not None and self._under_way == 0:
             faulthandler.cancel_dump_traceback_later()
             self._armed = 0.0
+
+
+class GeneratorActor:
+    """A world model that draws wrist views in the loop, for many chains at once, as an async Ray actor."""
+
+    def __init__(self, source: GeneratorSource, max_batch: int = MAX_BATCH, import_path: Sequence[str] = ()) -> None:
+        import_also(import_path)
+        self._together = _together(source, max_batch)
+        self._server = Gatherer[NDArray[np.uint8]](
+            self._draw, max_batch=max_batch, max_wait_s=None, name=f"world model {source.name!r}", error=WorldModelError
+        )
+
+    async def spec(self) -> int:
+        """Return how many frames of an episode it looks at."""
+        frames: int = self._together.frames
+        return frames
+
+    async def infer(self, anchors: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Return the wrist frame (h, w, 3) at the end of a window of anchor frames (T, H, W, 3)."""
+        return await self._server.ask(anchors, seed)
+
+    async def statistics(self) -> dict[str, float | int | None]:
+        """Return how well the batches fill and how long requests wait."""
+        return self._server.statistics()
+
+    def _draw(self, windows: Sequence[NDArray[np.uint8]], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        drawn: NDArray[np.uint8] = self._together.latest([Clip({ANCHOR: window}) for window in windows], seeds)
+        return drawn
 
 
 class InferenceActor:
@@ -251,6 +306,16 @@ class InferenceActor:
     async def statistics(self) -> dict[str, float | int | None]:
         """Return how well the batches fill and how long requests wait."""
         return self._server.statistics()
+
+
+def _together(source: GeneratorSource, size: int) -> Any:
+    """Load a world model for batches of one size; one that draws frame after frame is only loaded."""
+    generator = source.load()
+    if not source.windowed:
+        return generator
+    from worldmodel.together import Together
+
+    return Together(generator, size)
 
 
 def import_also(folders: Sequence[str]) -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bench.errors import UserError
-from bench.rollout.actors import ChainWorker, Outcome
-from bench.rollout.inference import RemotePolicy
+from bench.rollout.actors import ChainWorker, Outcome, Served
 from bench.rollout.queue import Item, Queue
 from bench.rollout.servers import Servers
 
@@ -53,7 +52,7 @@ class _Worker:
     number: int
     prepared: Any
     ready: bool = False
-    under_way: dict[Any, tuple[Item, RemotePolicy | None]] = field(default_factory=dict)
+    under_way: dict[Any, tuple[Item, Served]] = field(default_factory=dict)
     pulse: Any = None
     pulse_sent: float = field(default_factory=time.monotonic)
     heard: float = field(default_factory=time.monotonic)
@@ -164,7 +163,7 @@ class Pool:
             worker.ready, self._lost_at_start = True, 0
         else:
             item, served = worker.under_way.pop(reference)
-            again = answer.kind == "unserved" and served is not None and not self._servers.replace(item.job, served)
+            again = answer.kind == "unserved" and not self._servers.replace(item.job, served, answer.lost)
             self._book.settle(item, answer, worker=worker.number, again=again)
 
     def _listen(self, worker: _Worker) -> None:

@@ -1,20 +1,24 @@
-"""The inference actors of a rollout: for each policy one on every GPU, and the workers spread over them.
+"""The inference actors of a rollout: for each model one on every GPU, and the workers spread over them.
 
-A run reserves its GPUs once, as a Ray placement group of one bundle per GPU, so that Ray puts exactly one actor of a
-policy on each.  Several policies share a GPU for the time that one arm's last chains and the next arm's first overlap.
+A model is a job's policy, or the world model that draws the wrist view in the loop, which all jobs share.  A run
+reserves its GPUs once, as a Ray placement group of one bundle per GPU, so that Ray puts exactly one actor of a model on
+each.  Several policies share a GPU for the time that one arm's last chains and the next arm's first overlap.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import UserError
-from bench.rollout.actors import InferenceActor, Job
-from bench.rollout.inference import PATIENCE_S, RemotePolicy
-from bench.rollout.sources import BUILT_IN, PolicySource
+from bench.rollout.actors import GeneratorActor, InferenceActor, Job, Served
+from bench.rollout.inference import PATIENCE_S, RemoteGenerator, RemotePolicy
+from bench.rollout.sources import BUILT_IN, GeneratorSource, PolicySource
 
 RESERVE_S = 60.0
 """How long the GPUs may take to come free before they are said to be in use."""
@@ -22,8 +26,32 @@ RESERVE_S = 60.0
 POLICIES_AT_A_TIME = 4
 """On one GPU: that of the chains under way, the next one, and room for slow ends."""
 
+RESTARTS = 3
+"""How often Ray starts an actor again by itself; its workers then only wait."""
+
 JobName = tuple[str, int]
 Statistics = dict[str, float | int | None]
+
+
+@dataclass
+class _Model:
+    """A model that is served.
+
+    Attributes:
+        source: its recipe.
+        actors: where it runs.
+        known: how workers know each of them, once it is up.
+    """
+
+    source: PolicySource | GeneratorSource
+    actors: list[Any]
+    known: list[Any] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        what = "policy" if isinstance(self.source, PolicySource) else "world model"
+        return f"{what} {self.source.name!r}"
 
 
 class Servers:
@@ -31,25 +59,25 @@ class Servers:
 
     Args:
         ray: the connected ``ray`` module.
-        max_batch: batch size of every forward; 0 where no policy is served.
-        each: actors per policy; None for one per GPU of the cluster, or one where the policy runs on the CPU.
+        max_batch: batch size of every forward; 0 where nothing is served.
+        each: actors per model; None for one per GPU of the cluster, or one where the model runs on the CPU.
+        generators: how many world models the jobs have, which keep their share of each GPU to the end.
     """
 
-    def __init__(self, ray: Any, max_batch: int, each: int | None = None) -> None:
-        self._ray, self._max_batch, self._each = ray, max_batch, each
+    def __init__(self, ray: Any, max_batch: int, each: int | None = None, generators: int = 0) -> None:
+        self._ray, self._max_batch, self._each, self._generators = ray, max_batch, each, generators
         self._bundles: Any = None
-        self._actors: dict[JobName, list[Any]] = {}
-        self._policies: dict[JobName, list[RemotePolicy]] = {}
+        self._policies: dict[JobName, _Model] = {}
+        self._drawing: dict[str, _Model] = {}
         self.statistics: list[Statistics] = []
 
     def has_room(self, job: Job, in_use: set[JobName]) -> bool:
         """Return whether the job's policy is there or can come now; else some jobs in use must end before it can."""
         name = (job.arm, job.seed)
-        served = self._max_batch > 0 and job.policy.name not in BUILT_IN
-        return not served or name in self._policies or len(in_use - {name}) < POLICIES_AT_A_TIME
+        return not self._serves(job) or self._is_up(name) or len(in_use - {name}) < POLICIES_AT_A_TIME
 
-    def of(self, job: Job, worker: int, in_use: set[JobName]) -> RemotePolicy | None:
-        """Return the policy that worker number ``worker`` asks, or None where each worker has its own.
+    def of(self, job: Job, worker: int, in_use: set[JobName]) -> Served:
+        """Return the models that worker number ``worker`` asks for a job; its own ones are not among them.
 
         Args:
             job: the job.
@@ -57,80 +85,105 @@ class Servers:
             in_use: jobs with chains under way; the actors of others make room.  See :meth:`has_room`.
 
         Raises:
-            UserError: the policy cannot be loaded, or the GPUs are in use.
+            UserError: a model cannot be loaded, or the GPUs are in use.
         """
-        if self._max_batch == 0 or job.policy.name in BUILT_IN:
-            return None
         name = (job.arm, job.seed)
-        if name not in self._policies:
-            for idle in set(self._actors) - in_use - {name}:
+        if self._serves(job) and not self._is_up(name):
+            for idle in set(self._policies) - in_use - {name}:
                 self.drop(idle)
-            self._start(name, job.policy)
-        served = self._policies[name]
-        return served[worker % len(served)]
+        self.prepare(job)
+        drawing = self._drawing.get(_key(job.generator)) if job.generator else None
+        return Served(self._nth(self._policies.get(name), worker), self._nth(drawing, worker))
 
     def prepare(self, job: Job) -> None:
-        """Begin to load the policy whose turn is next: that takes seconds, for which no worker should wait."""
-        if self._max_batch > 0 and job.policy.name not in BUILT_IN:
-            self._launch((job.arm, job.seed), job.policy)
+        """Begin to load the models whose turn is next: that takes seconds, for which no worker should wait."""
+        name = (job.arm, job.seed)
+        if self._serves(job) and name not in self._policies:
+            self._policies[name] = self._launched(job.policy)
+        drawn = job.generator
+        if self._max_batch > 0 and drawn is not None and drawn.windowed and _key(drawn) not in self._drawing:
+            self._drawing[_key(drawn)] = self._launched(drawn)
 
     def drop(self, name: JobName) -> None:
-        """Let a job's actors go; its next chain starts new ones."""
-        self._policies.pop(name, None)
-        for actor in self._actors.pop(name, []):
-            with contextlib.suppress(self._ray.exceptions.RayError):
-                self.statistics.append(self._ray.get(actor.statistics.remote(), timeout=5.0))
-            with contextlib.suppress(self._ray.exceptions.RayError):
-                self._ray.kill(actor)
+        """Let the actors of a job's policy go; its next chain starts new ones."""
+        if name in self._policies:
+            self.statistics += self._let_go(self._policies.pop(name))
 
-    def replace(self, job: Job, lost: RemotePolicy) -> bool:
+    def replace(self, job: Job, served: Served, lost: str) -> bool:
         """Start a new actor in the place of one that is gone for good or hangs; the others go on.
+
+        Args:
+            job: whose chain it was.
+            served: the models that it asked.
+            lost: which of them is gone, ``"policy"`` or ``"generator"``.
 
         Returns:
             False where somebody else said so before.
         """
-        name = (job.arm, job.seed)
-        served = self._policies.get(name, [])
-        if lost not in served:
+        gone: Any = served.policy if lost == "policy" else served.generator
+        model = self._policies.get((job.arm, job.seed))
+        if lost == "generator":
+            model = self._drawing.get(_key(job.generator)) if job.generator else None
+        if model is None or gone not in model.known:
             return False
-        number = served.index(lost)
-        self._ray.kill(self._actors[name][number])
-        place = self._places(job.policy)[number]
-        self._actors[name][number] = self._actor(job.policy, place)
-        served[number] = RemotePolicy(lost.spec, self._actors[name][number], PATIENCE_S)
+        number = model.known.index(gone)
+        self._ray.kill(model.actors[number])
+        model.actors[number] = self._actor(model.source, self._places(model.source)[number])
+        fact = gone.spec if isinstance(gone, RemotePolicy) else gone.frames
+        model.known[number] = type(gone)(fact, model.actors[number], PATIENCE_S)
         return True
 
     def close(self) -> None:
         """Let everything go."""
-        for name in list(self._actors):
+        for name in list(self._policies):
             self.drop(name)
+        for key in list(self._drawing):
+            self._let_go(self._drawing.pop(key))
         if self._bundles is not None:
             self._ray.util.remove_placement_group(self._bundles)
             self._bundles = None
 
-    def _launch(self, name: JobName, source: PolicySource) -> None:
-        if name not in self._actors:
-            self._actors[name] = [self._actor(source, place) for place in self._places(source)]
+    def _serves(self, job: Job) -> bool:
+        return self._max_batch > 0 and job.policy.name not in BUILT_IN
 
-    def _start(self, name: JobName, source: PolicySource) -> None:
-        self._launch(name, source)
-        try:
-            specs = self._ray.get([actor.spec.remote() for actor in self._actors[name]])
-        except self._ray.exceptions.RayTaskError as error:
-            raise UserError(f"policy {source.name!r} cannot be loaded: {error.cause}") from None
-        except self._ray.exceptions.RayActorError as error:
-            lines = str(error).strip().splitlines()
-            raise UserError(f"policy {source.name!r} cannot be loaded: {lines[-1] if lines else error}") from None
-        self._policies[name] = [
-            RemotePolicy(*pair, patience_s=PATIENCE_S) for pair in zip(specs, self._actors[name], strict=True)
-        ]
+    def _is_up(self, name: JobName) -> bool:
+        return name in self._policies and bool(self._policies[name].known)
 
-    def _actor(self, source: PolicySource, place: dict[str, Any]) -> Any:
-        kind = self._ray.remote(num_cpus=0, max_restarts=3, max_task_retries=-1, max_concurrency=1000)(InferenceActor)
-        return kind.options(**place).remote(source, self._max_batch, import_path=tuple(sys.path))
+    def _launched(self, source: PolicySource | GeneratorSource) -> _Model:
+        return _Model(source, [self._actor(source, place) for place in self._places(source)])
 
-    def _places(self, source: PolicySource) -> list[dict[str, Any]]:
-        """Return one set of actor options for each actor of a policy."""
+    def _nth(self, model: _Model | None, worker: int) -> Any:
+        """Return how a worker knows its actor of a model, as soon as all are up."""
+        if model is None:
+            return None
+        if not model.known:
+            try:
+                facts = self._ray.get([actor.spec.remote() for actor in model.actors])
+            except self._ray.exceptions.RayTaskError as error:
+                raise UserError(f"{model.name} cannot be loaded: {error.cause}") from None
+            except self._ray.exceptions.RayActorError as error:
+                lines = str(error).strip().splitlines()
+                raise UserError(f"{model.name} cannot be loaded: {lines[-1] if lines else error}") from None
+            remote: Any = RemotePolicy if isinstance(model.source, PolicySource) else RemoteGenerator
+            model.known = [remote(*pair, patience_s=PATIENCE_S) for pair in zip(facts, model.actors, strict=True)]
+        return model.known[worker % len(model.known)]
+
+    def _let_go(self, model: _Model) -> list[Statistics]:
+        told: list[Statistics] = []
+        for actor in model.actors:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                told.append(self._ray.get(actor.statistics.remote(), timeout=5.0))
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.kill(actor)
+        return told
+
+    def _actor(self, source: PolicySource | GeneratorSource, place: dict[str, Any]) -> Any:
+        kind: Any = InferenceActor if isinstance(source, PolicySource) else GeneratorActor
+        made = self._ray.remote(num_cpus=0, max_restarts=RESTARTS, max_task_retries=-1, max_concurrency=1000)(kind)
+        return made.options(**place).remote(source, self._max_batch, import_path=tuple(sys.path))
+
+    def _places(self, source: PolicySource | GeneratorSource) -> list[dict[str, Any]]:
+        """Return one set of actor options for each actor of a model."""
         gpus = int(self._ray.cluster_resources().get("GPU", 0))
         if source.device.startswith("cpu") or gpus == 0:
             return [{}] * (self._each or 1)
@@ -144,7 +197,7 @@ class Servers:
                     "stop other Ray jobs or use --inference local"
                 )
         each = self._each or gpus
-        share = 1 / (POLICIES_AT_A_TIME * math.ceil(each / gpus))
+        share = 1 / ((POLICIES_AT_A_TIME + self._generators) * math.ceil(each / gpus))
         return [
             {
                 "num_gpus": share,
@@ -152,3 +205,12 @@ class Servers:
             }
             for number in range(each)
         ]
+
+
+def _key(source: GeneratorSource) -> str:
+    return f"{source.name} {json.dumps(dict(source.options), sort_keys=True, default=str)}"
+
+
+def world_models(jobs: Sequence[Job]) -> int:
+    """Return how many different world models some jobs ask an actor for."""
+    return len({_key(job.generator) for job in jobs if job.generator is not None and job.generator.windowed})

@@ -24,8 +24,17 @@ from policies.hub import HUB_PREFIX, download
 from worldmodel.api import WristGenerator
 
 
-class PolicyLostError(Exception):
-    """The process that the policy lives in is gone: a fault of the machinery, not of the policy."""
+class ModelLostError(Exception):
+    """The process that a model lives in is gone: a fault of the machinery, not of the model.
+
+    Args:
+        model: ``"policy"`` or ``"generator"``, which of a chain's two.
+        reason: one line.
+    """
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(reason)
+        self.model = model
 
 
 BUILT_IN = ("expert", "random")
@@ -150,16 +159,23 @@ class GeneratorSource:
     Attributes:
         name: ``"module:callable"``.
         options: keyword arguments for the callable; one that names a folder is known by the folder's content.
+        windowed: its streams look at an episode's latest frames only, so that an actor can serve it.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    windowed: bool = False
 
     @classmethod
     def trained(cls, folder: Path, device: str = "cpu") -> GeneratorSource:
         """Return the recipe of a trained generator: a folder that ``worldmodel.baselines`` can load."""
         options = {"directory": str(folder.resolve()), "device": device}
-        return cls("worldmodel.baselines:load_generator", options)
+        return cls("worldmodel.baselines:load_generator", options, windowed=True)
+
+    @property
+    def device(self) -> str:
+        """Where it runs, ``"cpu"`` where its options do not say."""
+        return str(self.options.get("device", "cpu"))
 
     def load(self) -> WristGenerator:
         """Build the generator here, in this process."""

@@ -24,7 +24,7 @@ from bench.rollout.ledger import LEDGER_FILE, Key, Ledger, disk_faults
 from bench.rollout.pool import Pool
 from bench.rollout.progress import RolloutProgress
 from bench.rollout.queue import Item, Queue
-from bench.rollout.servers import Servers
+from bench.rollout.servers import Servers, world_models
 from bench.rollout.session import cluster_address, start_ray
 from bench.rollout.sources import GeneratorSource, PolicySource
 from bench.rollout.spent import Meter
@@ -134,7 +134,7 @@ def roll_out_jobs(
             elif queue:
                 recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path), films, 0, film_format)
                 ray = start_ray(ray_address)
-                crew = Servers(ray, pad_to, servers)
+                crew = Servers(ray, pad_to, servers, world_models(jobs))
                 on_gpu = pad_to == 0 and any(not job.policy.device.startswith("cpu") for job in jobs)
                 pool = Pool(
                     ray,

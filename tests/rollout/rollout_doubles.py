@@ -128,6 +128,17 @@ class BadPolicy(NoisyPolicy):
         return chunks[:, :2] if self.fault == "shape" else chunks
 
 
+class WristReader(NoisyPolicy):
+    """Walks as far as the wrist view is bright on one side: one other pixel and the outcome is another."""
+
+    def act(self, batch: Any, seeds: Any) -> np.ndarray:
+        chunks = super().act(batch, seeds)
+        for row, observation in zip(chunks, batch, strict=True):
+            wrist = observation.views["wrist"].astype(np.int64)
+            row[:, 0] += (wrist * np.arange(wrist.size).reshape(wrist.shape)).sum() % 997 / 997
+        return chunks
+
+
 class PlacedPolicy(NoisyPolicy):
     """Is called after the GPU that Ray gave its process."""
 

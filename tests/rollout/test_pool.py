@@ -16,7 +16,7 @@ from rollout_doubles import TASKS, chains
 from bench.calvin.instructions import evaluation_instruction
 from bench.calvin.tasks import TASKS as CALVIN_TASKS
 from bench.rollout import watch
-from bench.rollout.actors import Job
+from bench.rollout.actors import ALL_HERE, Job
 from bench.rollout.chain import evaluation_chains
 from bench.rollout.ledger import Ledger
 from bench.rollout.servers import POLICIES_AT_A_TIME, Servers
@@ -100,17 +100,17 @@ def test_policy_has_one_actor_on_each_gpu_and_workers_spread(ray_session: Any) -
     servers = Servers(ray_session, max_batch=4)
     try:
         job = Job(PolicySource("rollout_doubles:PlacedPolicy", device="cuda"), "real", 0)
-        served = [servers.of(job, worker, set()) for worker in range(4)]
+        served = [servers.of(job, worker, set()).policy for worker in range(4)]
         assert {policy.spec.name for policy in served if policy} == {"on GPU 0", "on GPU 1"}
         assert served[0] is served[2]
         assert served[1] is served[3]
         other = Job(PolicySource("rollout_doubles:PlacedPolicy", device="cuda"), "paired", 0)
         servers.prepare(other)
-        prepared = list(servers._actors["paired", 0])
-        overlapping = {servers.of(other, worker, {("real", 0)}).spec.name for worker in range(2)}  # type: ignore[union-attr]
+        prepared = list(servers._policies["paired", 0].actors)
+        overlapping = {servers.of(other, worker, {("real", 0)}).policy.spec.name for worker in range(2)}  # type: ignore[union-attr]
         assert overlapping == {"on GPU 0", "on GPU 1"}
-        assert servers._actors["paired", 0] == prepared, "what was loaded beforehand is what is asked"
-        assert servers.of(Job(PolicySource("expert"), "expert", 0), 0, set()) is None
+        assert servers._policies["paired", 0].actors == prepared, "what was loaded beforehand is what is asked"
+        assert servers.of(Job(PolicySource("expert"), "expert", 0), 0, set()) == ALL_HERE
     finally:
         servers.close()
     assert len(servers.statistics) == 4
