@@ -31,7 +31,11 @@ ROBOT_OBS_SIZE = 15
 _LOWER, _UPPER = LOWER_LIMITS.tolist(), UPPER_LIMITS.tolist()
 _ARM_FORCE = 200.0
 _ARM_VELOCITY = 2
-_GRIPPER_FORCE = 200
+_GRIPPER_FORCE = 200.0
+_MOTORS = (*ARM_JOINTS, *FINGER_JOINTS)
+# Targets of the two fingers, forces of all motors.
+_OPENING = ([FINGER_OPEN] * 2, [_ARM_FORCE] * 7 + [_GRIPPER_FORCE / 100] * 2)
+_CLOSING = ([0.0] * 2, [_ARM_FORCE] * 7 + [_GRIPPER_FORCE] * 2)
 _NULLSPACE = ([-7] * 9, [7] * 9, [7] * 9, [*ARM_REST, FINGER_OPEN, FINGER_OPEN])
 _JOINT_SLACK = 0.1
 _LARGEST = float(np.finfo(np.float32).max)
@@ -212,16 +216,21 @@ class Robot:
         solution = pybullet.calculateInverseKinematics(
             self.body, TCP_LINK, position, quaternion, *_NULLSPACE, physicsClientId=self.client
         )
-        for joint, (angle, lower, upper) in enumerate(zip(solution, _LOWER, _UPPER, strict=False)):
-            self._hold(joint, min(max(angle, lower), upper), _ARM_FORCE, _ARM_VELOCITY)
+        fingers = _OPENING if gripper == 1 else _CLOSING
+        # One command for all joints; their largest velocities stay what a reset made them.
+        pybullet.setJointMotorControlArray(
+            self.body,
+            _MOTORS,
+            pybullet.POSITION_CONTROL,
+            targetPositions=[*map(min, map(max, solution, _LOWER), _UPPER), *fingers[0]],
+            forces=fingers[1],
+            physicsClientId=self.client,
+        )
         self.gripper_action = gripper
-        opening = gripper == 1
-        for joint in FINGER_JOINTS:
-            self._hold(joint, FINGER_OPEN if opening else 0, _GRIPPER_FORCE / 100 if opening else _GRIPPER_FORCE, 1)
 
     def joints(self) -> tuple[list[float], float]:
         """Return the seven arm angles in rad and the gripper's opening width in metres."""
-        states = pybullet.getJointStates(self.body, (*ARM_JOINTS, *FINGER_JOINTS), physicsClientId=self.client)
+        states = pybullet.getJointStates(self.body, _MOTORS, physicsClientId=self.client)
         return [state[0] for state in states[:7]], states[7][0] + states[8][0]
 
     def read(self) -> Reading:
