@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import atomic
+from bench.bars import counting
 from bench.calvin.collect import chosen_tasks, kept_world, wanted_attempts, watched
 from bench.calvin.expert import Demonstration
 from bench.calvin.sequence_rules import category
@@ -202,33 +203,6 @@ def sentence_encoder() -> Embed | None:
     return partial(embed, MINILM) if find_spec(MINILM_PACKAGE) else None
 
 
-class _Bar:
-    """A progress bar on stderr: demonstrations done, frames a second, time left."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} frames/s"))
-        self._bar = Progress(
-            TextColumn("collect"), *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not show
-        )
-        self._task = self._bar.add_task("collect", total=total, rate=0.0)
-        self._frames, self._started = 0, time.monotonic()
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def done(self, episodes: int, frames: int) -> None:
-        """Count a part."""
-        self._frames += frames
-        self._bar.update(self._task, advance=episodes, rate=self._frames / (time.monotonic() - self._started))
-
-
 def collect(
     out: Path,
     options: CollectOptions,
@@ -282,10 +256,10 @@ def _collect(
     started = time.monotonic()
     parts = _parts(options, out / "parts")
     seconds: Counter[str] = Counter()
-    with _Bar(sum(part.episodes for part in parts), progress) as bar:
+    with counting("collect", sum(part.episodes for part in parts), "frames", show=progress) as advance:
 
         def each(position: int, made: dict[str, Any]) -> None:
-            bar.done(parts[position].episodes, made["frames"])
+            advance(parts[position].episodes, worked=made["frames"])
             seconds.update(made["seconds"])
 
         parallel(collect_part, parts, workers=workers, ray_address=ray_address, each=each)

@@ -5,8 +5,7 @@ Which stages there are stands in ``bench/pipeline.py``; how they run, in ``bench
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,16 +120,6 @@ class MainJob:
             ray_address=self.options.ray_address,
             each=each,
         )
-
-    @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Callable[[], None]]:
-        """Draw a progress bar on stderr for ``total`` jobs; give what is to be called after each."""
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), disable=not self.options.progress or total == 0) as progress:
-            task = progress.add_task(what, total=total)
-            yield lambda: progress.advance(task)
 
     def _demonstrations(self) -> Finished:
         data, options = self.suite.data, self.options

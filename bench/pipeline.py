@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bench import atomic, jobs
+from bench.bars import counting
 from bench.data.calvin import SPLITS, CalvinDataset
 from bench.data.overlay import Overlay
 from bench.errors import UserError
@@ -93,7 +94,8 @@ def _generate(job: MainJob, generator: Finished) -> Finished:
                 for episode in episodes
                 if episode not in overlay
             ]
-            with job.bar(f"{generator.name}: {split} episodes", len(todo)) as tick:
+            show = job.options.progress and bool(todo)
+            with counting(f"{generator.name}: {split}", len(todo), "episodes", show=show) as tick:
                 keep = _Keeper(overlay, [one.episode for one in todo], tick)
                 job.parallel(jobs.generate_episode, todo, keep)
             frames += sum(len(job.datasets[split][episode]) for episode in episodes)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.bars import counting
 from bench.calvin.collect import chosen_tasks
 from bench.calvin.env import CalvinEnv
 from bench.calvin.expert import demonstrate
@@ -128,15 +129,10 @@ def measure(
 def _outcomes(
     jobs: Sequence[RateJob], workers: int | None, ray_address: str | None, progress: bool
 ) -> list[list[int | None]]:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        shown = bar.add_task("experts", total=sum(len(job.starts) for job in jobs))
+    with counting("experts", sum(len(job.starts) for job in jobs), "attempts", show=progress) as advance:
         return parallel(
             try_starts, jobs, workers=workers, ray_address=ray_address,
-            each=lambda position, _: bar.advance(shown, len(jobs[position].starts)),
+            each=lambda position, _: advance(len(jobs[position].starts)),
         )  # fmt: skip
 
 

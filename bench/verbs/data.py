@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.bars import counting
 from bench.verbs.common import Verbs, whole
 
 _FORMATS = "a CALVIN, packed, LeRobot or raw DROID folder"
 
 
-@contextmanager
-def _bar(what: str, total: Callable[[], int], quiet: bool) -> Iterator[Callable[[int], object]]:
-    """Draw a bar of frames on stderr while the block runs; the block calls what it is given with frames done."""
-    if quiet:
-        yield lambda _frames: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    frames = total()
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=frames)
-        yield lambda done: bar.advance(task, done)
-
-
 def _data_check(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.data.opening import check_dataset, count_frames
 
-    with _bar("check", lambda: count_frames(args.directory), args.quiet) as each:
+    with counting("check", lambda: count_frames(args.directory), "frames", show=not args.quiet) as each:
         return check_dataset(args.directory, mapping=args.mapping, each=each).to_json()
 
 
@@ -66,7 +50,7 @@ def _data_pack(args: argparse.Namespace) -> Mapping[str, Any]:
             f"{args.directory}: expected a CALVIN data set to pack, got a {kind} one, which is read as it is"
         )
     keys = tuple(args.keys.split(",")) if args.keys else PACKED_KEYS
-    with _bar("pack", lambda: count_frames(args.directory), args.quiet) as each:
+    with counting("pack", lambda: count_frames(args.directory), "frames", show=not args.quiet) as each:
         pack_dataset(
             args.directory, args.out, keys=keys, windows_only=args.windows_only, workers=args.workers, each=each
         )
@@ -80,7 +64,7 @@ def _data_export(args: argparse.Namespace) -> Mapping[str, Any]:
 
     dataset = open_dataset(args.directory, args.split, mapping=args.mapping, workers=2)
     overlay = Overlay.open(args.overlay, dataset.hash()) if args.overlay else None
-    with _bar("export", lambda: len(dataset), args.quiet) as each:
+    with counting("export", lambda: len(dataset), "frames", show=not args.quiet) as each:
         return export_lerobot(
             dataset,
             args.out,
