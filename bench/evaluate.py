@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, WristMode, evalu
 from bench.rollout.export import export_parquet
 from bench.rollout.film import FilmFormat, Films
 from bench.rollout.ledger import LEDGER_FILE, Ledger
+from bench.rollout.prometheus import MetricsOptions, exported
 from bench.rollout.sources import BUILT_IN, PolicySource, is_remote, request_seed
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
@@ -54,6 +55,7 @@ class RolloutOptions:
         against: folder of an earlier rollout that this one is compared with, chain by chain, or None.
         early_stop: error level at which the comparison may end the rollout, or None to run all chains.
         progress: draw a progress bar.
+        metrics: where figures for Prometheus go; nowhere by default.
     """
 
     scene: str = "D"
@@ -74,6 +76,7 @@ class RolloutOptions:
     against: Path | None = None
     early_stop: float | None = None
     progress: bool = True
+    metrics: MetricsOptions = field(default_factory=MetricsOptions)
 
     def __post_init__(self) -> None:
         """Refuse a rollout of no chain, of more than there are, or without a step."""
@@ -158,31 +161,33 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
         level = DEFAULT_LEVEL if options.early_stop is None else options.early_stop
         comparison = Comparison(options.against, chains, arm, options.seed, level)
     stopping = comparison is not None and options.early_stop is not None
-    rows = roll_out(
-        PolicySource(policy, device=where),
-        comparison.order if comparison is not None and stopping else chains,
-        arm=arm,
-        seed=options.seed,
-        workers=options.workers,
-        out=out,
-        world=WorldOptions(
-            scene=options.scene,
-            assets=options.assets,
-            renderer=options.renderer,
-        ),
-        wrist=wrist,
-        inference=inference,
-        max_batch=options.batch,
-        lanes=options.lanes,
-        servers=options.servers,
-        steps_per_subtask=options.steps_per_subtask,
-        instructions=sentences(options.instructions),
-        films=options.films,
-        film_format=options.film_format,
-        progress=options.progress,
-        ray_address=options.ray_address,
-        until=comparison.decided if comparison is not None and stopping else None,
-    )
+    with exported(options.metrics) as metrics:
+        rows = roll_out(
+            PolicySource(policy, device=where),
+            comparison.order if comparison is not None and stopping else chains,
+            arm=arm,
+            seed=options.seed,
+            workers=options.workers,
+            out=out,
+            world=WorldOptions(
+                scene=options.scene,
+                assets=options.assets,
+                renderer=options.renderer,
+            ),
+            wrist=wrist,
+            inference=inference,
+            max_batch=options.batch,
+            lanes=options.lanes,
+            servers=options.servers,
+            steps_per_subtask=options.steps_per_subtask,
+            instructions=sentences(options.instructions),
+            films=options.films,
+            film_format=options.film_format,
+            progress=options.progress,
+            ray_address=options.ray_address,
+            metrics=metrics,
+            until=comparison.decided if comparison is not None and stopping else None,
+        )
     return _record(out, arm, where, rows, options, comparison)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bench.errors import UserError
 from bench.rollout.actors import ChainWorker, Outcome, Served
 from bench.rollout.queue import Item, Queue
-from bench.rollout.servers import Servers
+from bench.rollout.servers import Servers, Statistics
 
 START_S = 180.0
 GROW_S = 1200.0
@@ -32,6 +33,15 @@ class Book(Protocol):
     queue: Queue
     over: bool
     """Enough is known: nothing that is under way is waited for."""
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to know how the inference actors do while they are at it."""
+        ...
+
+    def served(self, actors: Sequence[tuple[str, int, Statistics]]) -> None:
+        """Take how the inference actors do now."""
+        ...
 
     def settle(self, item: Item, outcome: Outcome, *, worker: int, again: bool = False) -> None:
         """Take the outcome of a worker's attempt; ``again``: another attempt has told of the same loss."""
@@ -130,6 +140,8 @@ class Pool:
             self._collect(waited_for[reference], reference)
         for worker in list(self._crew):
             self._listen(worker)
+        if self._book.watched:
+            self._book.served(self._servers.poll())
         self._feed()
 
     @staticmethod

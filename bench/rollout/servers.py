@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ RESERVE_S = 60.0
 
 POLICIES_AT_A_TIME = 4
 """On one GPU: that of the chains under way, the next one, and room for slow ends."""
+
+POLL_S = 5.0
+"""How often actors are asked how they do, where somebody watches."""
 
 RESTARTS = 3
 """How often Ray starts an actor again by itself; its workers then only wait."""
@@ -69,6 +73,8 @@ class Servers:
         self._bundles: Any = None
         self._policies: dict[JobName, _Model] = {}
         self._drawing: dict[str, _Model] = {}
+        self._asked: dict[Any, tuple[str, int]] = {}
+        self._polled = -math.inf
         self.statistics: list[Statistics] = []
 
     def has_room(self, job: Job, in_use: set[JobName]) -> bool:
@@ -132,6 +138,28 @@ class Servers:
         fact = gone.spec if isinstance(gone, RemotePolicy) else gone.frames
         model.known[number] = type(gone)(fact, model.actors[number], PATIENCE_S)
         return True
+
+    def poll(self) -> list[tuple[str, int, Statistics]]:
+        """Return (model, number, statistics) of the actors that have told theirs since the last call; waits for none.
+
+        They are asked again every few seconds.
+        """
+        now = time.monotonic()
+        if now - self._polled > POLL_S:
+            self._polled, self._asked = now, {}
+            models = (*(("policy", one) for one in self._policies.values()),
+                      *(("generator", one) for one in self._drawing.values()))  # fmt: skip
+            for model, one in models:
+                for number, actor in enumerate(one.actors):
+                    self._asked[actor.statistics.remote()] = model, number
+        waiting = list(self._asked)
+        told, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
+        news = []
+        for reference in told:
+            where = self._asked.pop(reference)
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                news.append((*where, self._ray.get(reference)))
+        return news
 
     def close(self) -> None:
         """Let everything go."""

@@ -23,8 +23,9 @@ from bench.rollout.film import FilmFormat, Films, film_name
 from bench.rollout.ledger import LEDGER_FILE, Key, Ledger, disk_faults
 from bench.rollout.pool import Pool
 from bench.rollout.progress import RolloutProgress
+from bench.rollout.prometheus import RolloutMetrics
 from bench.rollout.queue import Item, Queue
-from bench.rollout.servers import Servers, world_models
+from bench.rollout.servers import Servers, Statistics, world_models
 from bench.rollout.session import cluster_address, start_ray
 from bench.rollout.sources import GeneratorSource, PolicySource
 from bench.rollout.spent import Meter
@@ -81,6 +82,7 @@ def roll_out_jobs(
     servers: int | None = None,
     meter: Meter | None = None,
     until: Callable[[Ledger], bool] | None = None,
+    metrics: RolloutMetrics | None = None,
 ) -> list[ChainResult]:
     """Roll several policies out on the same chains with the same workers, going on where an earlier run stopped.
 
@@ -104,6 +106,7 @@ def roll_out_jobs(
         servers: inference actors per policy; None for one per GPU.
         meter: is told where the time went.
         until: asked after every chain; where it says True the rollout ends.  Chains are then taken in the order given.
+        metrics: is told what happens, for Prometheus.
 
     Returns:
         Every finished chain of these jobs, also those of earlier runs; ``Ledger.missing`` has the others.
@@ -124,7 +127,7 @@ def roll_out_jobs(
         todo = [Item(j, c) for j in jobs for c in chains if (j.arm, j.seed, c.chain_id) not in done]
         with RolloutProgress(len(jobs) * len(chains), len(jobs) * len(chains) - len(todo), show=progress) as bar:
             queue = Queue(todo, steps_per_subtask, rows, longest_first=until is None)
-            book = _Book(ledger, bar, queue, meter or Meter(), keys, film_format, until)
+            book = _Book(ledger, bar, queue, meter or Meter(), keys, film_format, until, metrics)
             pad_to = max_batch if inference == "actor" else 0
             if queue and workers == 0:
                 worker = ChainWorker(
@@ -165,10 +168,14 @@ class _Book:
         keys: list[Key],
         film_format: FilmFormat,
         until: Callable[[Ledger], bool] | None,
+        metrics: RolloutMetrics | None,
     ) -> None:
         self.ledger, self.bar, self.queue, self.meter, self._until = ledger, bar, queue, meter, until
         self._keys, self._film_format, self._faults_in_a_row, self._begun = keys, film_format, 0, False
-        self.over = False
+        self.over, self._metrics = False, metrics
+        if metrics is not None:
+            wanted = set(keys)
+            metrics.begin(keys, [row for row in ledger.completed() if (row.arm, row.seed, row.chain_id) in wanted])
         self._ask()
 
     def _ask(self) -> None:
@@ -192,6 +199,18 @@ class _Book:
     def replaced(self) -> None:
         """Note that a worker was hired for a lost one."""
         self.meter.restarts += 1
+        if self._metrics is not None:
+            self._metrics.restarted()
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to know how the inference actors do while they are at it."""
+        return self._metrics is not None
+
+    def served(self, actors: Sequence[tuple[str, int, Statistics]]) -> None:
+        """Tell how the inference actors do now: each one's model, number and statistics."""
+        if self._metrics is not None:
+            self._metrics.served(actors)
 
     def settle(self, item: Item, outcome: Outcome, *, worker: int = 0, again: bool = False) -> None:
         """Write a finished chain down, queue a faulty one again, or give it up; one loss counts as one fault."""
@@ -204,6 +223,8 @@ class _Book:
             if outcome.stint is not None:
                 self.meter.add(worker, outcome.stint)
             self.bar.done(outcome.result)
+            if self._metrics is not None:
+                self._metrics.done(outcome.result, outcome.stint.spent if outcome.stint else {})
             self._ask()
             return
         if outcome.kind == "user":
@@ -229,6 +250,8 @@ class _Book:
         reason = "; then ".join(item.faults)
         self.ledger.append_missing((item.job.arm, item.job.seed, item.chain.chain_id), reason)
         self.bar.missing(item.chain.chain_id, reason)
+        if self._metrics is not None:
+            self._metrics.missing(item.job.arm, item.job.seed)
         self._ask()
 
 

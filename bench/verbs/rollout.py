@@ -12,6 +12,7 @@ from bench.verbs.common import Verbs, add_inference, add_ray, add_world, seed, w
 
 def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.evaluate import RolloutOptions, roll_out_policy
+    from bench.rollout.prometheus import MetricsOptions
 
     options = RolloutOptions(
         scene=args.scene,
@@ -32,6 +33,7 @@ def _rollout(args: argparse.Namespace) -> Mapping[str, Any]:
         against=args.against,
         early_stop=args.early_stop,
         progress=not args.quiet,
+        metrics=MetricsOptions(args.metrics_port, args.metrics_host, args.metrics_file),
     )
     return roll_out_policy(args.policy, args.out, options)
 
@@ -70,6 +72,12 @@ def add(verbs: Verbs) -> None:
     rollout.add_argument("--against", type=Path, metavar="RUN", help="compare with an earlier rollout, chain by chain")
     rollout.add_argument("--early-stop", type=float, metavar="LEVEL",
                          help="end when --against is decided at this error level, e.g. 0.05")  # fmt: skip
+    metrics = rollout.add_argument_group("metrics for Prometheus")
+    metrics.add_argument("--metrics-port", type=whole, metavar="PORT", help="to be scraped at http://127.0.0.1:PORT")
+    metrics.add_argument("--metrics-host", default="127.0.0.1", metavar="ADDRESS", help="interface of that port")
+    metrics.add_argument(
+        "--metrics-file", type=Path, metavar="FILE.prom", help="for node_exporter's textfile collector"
+    )
     add_inference(rollout)
     add_ray(rollout)
     add_world(rollout)
