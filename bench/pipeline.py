@@ -272,7 +272,8 @@ def run_suite(
         looped = any(arm.test == "generated" for arm in job.arms)
         rollout = _roll_out(job, policies, generators[WRISTWORLD] if looped else None)
         record = _write_record(job, policies, rollout, video, generated)
-        page = write_report(record, _gallery(job, generated.get(WRISTWORLD)), out)[-1]
+        trainings = {f"{name}-{seed}": stage.directory for (name, seed), stage in policies.items()}
+        page = write_report(record, _gallery(job, generated.get(WRISTWORLD)), out, trainings)[-1]
         return {**record, "report": str(page)}
 
 

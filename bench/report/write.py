@@ -28,7 +28,7 @@ TRAINING = (
 PUBLISHED_COLUMNS = ("method", "split", "anchor", "generated", "real", "source")
 
 
-def _markdown(record: Mapping[str, Any], pictures: bool) -> str:
+def _markdown(record: Mapping[str, Any], figures: Sequence[str]) -> str:
     arms = [
         f"- **{name}**: {arm['says']}; training wrist views: {arm['train_wrist']['real']} real, "
         f"{arm['train_wrist']['generated']} generated, {arm['train_wrist']['absent']} absent; "
@@ -44,9 +44,10 @@ def _markdown(record: Mapping[str, Any], pictures: bool) -> str:
         *_subtasks(record),
         f"## On held-out demonstrations\n\n{OFFLINE}",
         tables.markdown(tables.OFFLINE_COLUMNS, tables.offline_rows(record)),
+        "![Loss of each training by step](figures/training.png)" if "training" in figures else "",
         "## Generated wrist views\n\nValidation episodes, never trained on; the generator sees the anchor view alone.",
         tables.markdown(VIDEO_COLUMNS, tables.video_rows(record)) if tables.video_rows(record) else "None in this run.",
-        "![anchor, true wrist, condition map, generated](figures/gallery.png)" if pictures else "",
+        "![anchor, true wrist, condition map, generated](figures/gallery.png)" if "gallery" in figures else "",
         "## Published numbers",
         tables.markdown(PUBLISHED_COLUMNS, tables.published_rows()),
         "## Protocol\n\n```json\n" + json.dumps(record["fingerprint"], indent=2) + "\n```",
@@ -96,13 +97,19 @@ def _html(record: Mapping[str, Any], figures: Mapping[str, bytes], clips: Sequen
     )
 
 
-def write_report(record: Mapping[str, Any], clips: Sequence[gallery.GalleryClip], directory: Path) -> list[Path]:
-    """Write ``report.md``, ``report.html`` and the ``figures/`` average_length, families and gallery.
+def write_report(
+    record: Mapping[str, Any],
+    clips: Sequence[gallery.GalleryClip],
+    directory: Path,
+    trainings: Mapping[str, Path] | None = None,
+) -> list[Path]:
+    """Write ``report.md``, ``report.html`` and the ``figures/`` average_length, families, training and gallery.
 
     Args:
         record: the run's record, as in ``record.json``.
         clips: what the gallery shows; may be empty.
         directory: the run's folder.
+        trainings: ``ARM-SEED`` to the folder with its loss history; None for the picture that an earlier report drew.
 
     Returns:
         The files written.
@@ -115,11 +122,17 @@ def write_report(record: Mapping[str, Any], clips: Sequence[gallery.GalleryClip]
         written.append(directory / "figures" / f"{name}.png")
         with atomic.replacing(written[-1]) as temporary:
             draw(record, temporary)
+    losses = directory / "figures" / "training.png"
+    if trainings:
+        with atomic.replacing(losses) as temporary:
+            plots.training(trainings, temporary)
+    if losses.exists():
+        written.append(losses)
     figures = {path.stem: path.read_bytes() for path in written}
     if clips:
         written.append(directory / "figures" / "gallery.png")
         gallery.still(clips, written[-1])
-    atomic.write_text(directory / "report.md", _markdown(record, bool(clips)))
+    atomic.write_text(directory / "report.md", _markdown(record, [path.stem for path in written]))
     atomic.write_text(directory / "report.html", _html(record, figures, clips))
     return [*written, directory / "report.md", directory / "report.html"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,22 @@ def test_the_animation_has_every_moment_and_the_panels_in_order() -> None:
     picture = np.asarray(gallery.tile(GalleryClip("x", {"generated": red}), 0, header=False))
     assert (picture[:, 3 * (gallery.SIDE + gallery.GAP) :] == (255, 0, 0)).all()
     assert not (picture[:, : gallery.SIDE] == (255, 0, 0)).all(axis=-1).any()
+
+
+def test_the_losses_are_drawn_and_stay_when_the_report_is_written_again(tmp_path: Path, record: dict[str, Any]) -> None:
+    folders = {f"{arm}-{seed}": tmp_path / f"{arm}{seed}" for arm in ("anchor", "real") for seed in (0, 1)}
+    for folder in folders.values():
+        folder.mkdir()
+        rows = [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 0.5}, {"step": 20, "validation": {"loss": 0.6}}]
+        (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_report(record, [], tmp_path)
+    assert "training.png" not in (tmp_path / "report.md").read_text()
+    write_report(record, [], tmp_path, folders)
+    assert Image.open(tmp_path / "figures" / "training.png").size[0] > 500
+    pages = [(tmp_path / name).read_text() for name in ("report.md", "report.html")]
+    assert all("Loss of each training" in page for page in pages)
+    write_report(record, [], tmp_path)
+    assert [(tmp_path / name).read_text() for name in ("report.md", "report.html")] == pages
 
 
 def test_a_report_without_clips_has_no_gallery(tmp_path: Path, record: dict[str, Any]) -> None:
