@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policies.augment import draw_shift, draw_tint, recoloured, shifted, tinted
 from policies.data import DeviceArrays
 from policies.vpp.config import VideoPolicyConfig
 from policies.vpp.predictor import LOG_SIGMA_MEAN, LOG_SIGMA_STD
@@ -34,13 +35,15 @@ class Clips:
     Args:
         data: frames, windows and sentences.
         config: how many frames, how far apart, at which noise levels.
-        shift: random shift as a share of the side; 0 for validation.
-        jitter: random change of colours, see :class:`policies.config.TrainingConfig`; 0 for validation.
+        changed: whether clips are shifted and change colour as ``config.predictor`` says; false for validation.
     """
 
-    def __init__(self, data: DeviceArrays, config: VideoPolicyConfig, *, shift: float, jitter: float) -> None:
+    def __init__(self, data: DeviceArrays, config: VideoPolicyConfig, *, changed: bool) -> None:
         self._data, self._config = data, config
-        self._shift, self._jitter = shift, jitter
+        settings = config.predictor
+        self._shift, self._jitter, self._recolour = (
+            (settings.shift, settings.jitter, settings.recolour) if changed else (0.0, 0.0, 0.0)
+        )
         self._steps = config.stride * torch.arange(config.frames + 1, device=data.device)
         side = config.anchor_size // config.stem_stride
         self._shape = (config.frames, 3 * config.stem_stride**2, side, side)
@@ -53,7 +56,8 @@ class Clips:
         """Return the clips that start at the samples numbered ``samples`` (B,).
 
         Half of them show the wrist view, where there is one.  ``generator`` decides which, shifts, colours and noise;
-        it is drawn from in the same way for every arm.
+        it is drawn from in the same way for every arm, and was
+        seeded for this batch.
         """
         data, B = self._data, len(samples)
 
@@ -63,15 +67,18 @@ class Clips:
         frame, window = data.frame[samples], data.window[samples]
         shown = torch.minimum(frame[:, None] + self._steps, data.stop[samples, None] - 1)  # (B, F + 1)
         view = ((draw() < 0.5) & data.wrist_present[frame]).long()
-        shift, colour = draw(2), draw(4) * 2 - 1
-        clip = _moved(data.anchor, shown, shift, self._shift)
+        shift = draw_shift(B, self._shift, self._config.anchor_size, generator)
+        tint = draw_tint(B, self._jitter, generator)
+        seed = generator.initial_seed()
+
+        def seen(images: Tensor, frames: Tensor) -> Tensor:
+            return recoloured(tinted(shifted(images, frames, shift), tint), self._recolour, seed)
+
+        # Frame by frame with the same draws: what is random is so for the clip as a whole.
+        clip = torch.stack([seen(data.anchor, frames) for frames in shown.T], dim=1)  # (B, F + 1, H, W, 3)
         if data.wrist is not None:
-            wrist = _moved(data.wrist, shown, shift, self._shift)
+            wrist = torch.stack([seen(data.wrist, frames) for frames in shown.T], dim=1)
             clip = torch.where(view.view(-1, 1, 1, 1, 1) == 1, wrist, clip)
-        if self._jitter:
-            gain = (1 + self._jitter * colour[:, :3]).view(B, 1, 1, 1, 3)
-            offset = (255 * self._jitter * colour[:, 3]).view(B, 1, 1, 1, 1)
-            clip = (clip * gain + offset).clamp_(0, 255).to(torch.uint8)
         level = (torch.randn(B, device=data.device, generator=generator) * LOG_SIGMA_STD + LOG_SIGMA_MEAN).exp()
         return ClipBatch(
             image=clip[:, 0],
@@ -81,22 +88,3 @@ class Clips:
             noise=torch.randn(B, *self._shape, device=data.device, generator=generator),
             sigma=torch.where(draw() < self._config.at_noise_level, self._config.noise_level, level),
         )
-
-
-def _moved(images: Tensor, frames: Tensor, share: Tensor, most: float) -> Tensor:
-    """Gather clips (B, T, H, W, 3), each moved as a whole; what comes in at the border repeats the border.
-
-    Args:
-        images: uint8 (N, H, W, 3).
-        frames: rows of ``images`` (B, T).
-        share: in 0..1, (B, 2): how far, between the largest shifts either way.
-        most: largest shift as a share of the side; 0 moves nothing.
-    """
-    if most == 0:
-        return images[frames]
-    H, W = images.shape[1:3]
-    largest = max(1, round(most * H))
-    shift = (share * (2 * largest + 1)).long().clamp_max(2 * largest) - largest  # (B, 2)
-    rows = (torch.arange(H, device=images.device) - shift[:, :1]).clamp_(0, H - 1)  # (B, H)
-    columns = (torch.arange(W, device=images.device) - shift[:, 1:]).clamp_(0, W - 1)  # (B, W)
-    return images[frames[:, :, None, None], rows[:, None, :, None], columns[:, None, None, :]]

@@ -25,7 +25,8 @@ class VideoPolicyConfig(FlowPolicyConfig):
 
     * ``width``, ``blocks``: channels of its first level (each level doubles them) and residual blocks a level;
     * ``stem_stride``: pixels a side of one of its latents;
-    * ``cell``: pixels a side that one feature stands for: maps of all levels are resized to that grid.
+    * ``cell``: pixels a side that one feature stands for: maps of all levels are resized to that grid;
+    * ``keypoints``: features of each predicted frame whose places are one more token.
 
     Attributes:
         frames: F, future frames that are predicted.
@@ -123,7 +124,7 @@ class VideoPolicyConfig(FlowPolicyConfig):
         """A predictor of 33M parameters, trained in minutes on one GPU."""
         predictor = TrainingConfig(steps=4000, batch=256, learning_rate=5e-4, warmup=300, ema=0.995)
         values: dict[str, Any] = {
-            "name": "vpp-small", "anchor_size": 96, "wrist_size": 96, "width": 64, "blocks": 1, "stem_stride": 8,
+            "name": "vpp-small", "anchor_size": 128, "wrist_size": 128, "width": 64, "blocks": 1, "stem_stride": 8,
             "cell": 8, "training": TrainingConfig(steps=4000, batch=256), "predictor": predictor,
         }  # fmt: skip
         return cls(**(values | changes))

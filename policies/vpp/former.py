@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.dit import MLP_RATIO, Attention
+from policies.encoders import POSITION_SCALE, Keypoints, grid_positions
 
 VIEWS = 2
 QUERY_SCALE = 0.5
@@ -55,13 +56,15 @@ class VideoFormer(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, grid: int, frames: int, queries: int, dim: int, layers: int, heads: int
+        self, channels: int, *, grid: int, keypoints: int, frames: int, queries: int, dim: int, layers: int, heads: int
     ) -> None:
         super().__init__()
+        self.grid = grid
         self.project = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
         )
-        self.position = nn.Parameter(torch.randn(grid * grid, dim) * 0.02)
+        self.position = nn.Parameter(grid_positions(grid, dim) * POSITION_SCALE)
+        self.keypoints = Keypoints(channels, keypoints, dim) if keypoints else None
         self.camera = nn.Parameter(torch.randn(VIEWS, dim) * 0.02)
         self.frame = nn.Parameter(torch.randn(frames, 1, dim) * 0.02)
         self.absent = nn.Parameter(torch.randn(VIEWS, dim) * 0.02)
@@ -82,8 +85,12 @@ class VideoFormer(nn.Module):
         for number, (features, here) in enumerate(zip(views, present, strict=True)):
             absent = self.absent[number].expand(B, F, 1, -1)
             if features is not None:
-                x = self.project(features) + self.position + self.camera[number]
-                parts.append(x)  # (B, F, N, D)
+                x = self.project(features) + self.position  # (B, F, N, D)
+                if self.keypoints is not None:
+                    maps = features.flatten(0, 1).transpose(1, 2).unflatten(2, (self.grid, self.grid))
+                    x = torch.cat([x, self.keypoints(maps).to(x.dtype).unflatten(0, (B, F))], dim=2)
+                x = x + self.camera[number]
+                parts.append(x)  # (B, F, N + 1, D)
                 masks.append(here[:, None].expand(B, x.shape[2]))
                 absent = absent.to(x.dtype)
             parts.append(absent)

@@ -61,8 +61,8 @@ class VideoNetwork(FlowNetwork):
     def _make_view_encoders(self) -> None:
         config = self.config
         self.former = VideoFormer(
-            self._channels, grid=config.grid, frames=config.frames, queries=config.queries, dim=config.dim,
-            layers=config.former_layers, heads=config.heads,
+            self._channels, grid=config.grid, keypoints=config.keypoints, frames=config.frames, queries=config.queries,
+            dim=config.dim, layers=config.former_layers, heads=config.heads,
         )  # fmt: skip
 
     def _view_tokens(self, inputs: Inputs, always: Tensor) -> list[tuple[Tensor, Tensor]]:

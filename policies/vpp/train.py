@@ -93,8 +93,8 @@ def train_predictor(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         predictor = new_predictor(config).to(device)
-    clips = Clips(data, config, shift=settings.shift, jitter=settings.jitter)
-    predictor.change.fill_(_change(predictor, Clips(data, config, shift=0, jitter=0), seed))
+    clips = Clips(data, config, changed=True)
+    predictor.change.fill_(_change(predictor, Clips(data, config, changed=False), seed))
     average = copy.deepcopy(predictor).requires_grad_(False)
     optimiser = make_optimiser(predictor, settings)
     step, elapsed_before = restore_state(directory, identity, predictor, average, optimiser)
@@ -179,7 +179,7 @@ def validate_predictor(
     predictor: VideoPredictor, data: DeviceArrays, *, samples: int = VALIDATION_SAMPLES
 ) -> VideoValidation:
     """Score the predictor's one pass over noise on a fixed random subset of ``data``."""
-    clips = Clips(data, predictor.config, shift=0, jitter=0)
+    clips = Clips(data, predictor.config, changed=False)
     chosen = np.random.default_rng(0).permutation(len(clips))[:samples]
     generator = torch.Generator(data.device).manual_seed(0)
     errors, copies, sizes = [], [], []

@@ -71,7 +71,7 @@ def test_the_predictor_s_training_does_not_depend_on_the_head(video):
 
 
 def test_a_query_sees_its_own_frame_and_through_time_the_others():
-    former = VideoFormer(6, grid=2, frames=3, queries=2, dim=8, layers=1, heads=2)
+    former = VideoFormer(6, grid=2, keypoints=2, frames=3, queries=2, dim=8, layers=1, heads=2)
     features = torch.randn(1, 3, 4, 6)
     always = torch.ones(1, dtype=torch.bool)
 
@@ -90,7 +90,7 @@ def test_a_query_sees_its_own_frame_and_through_time_the_others():
 
 
 def test_an_absent_view_s_features_do_not_matter():
-    former = VideoFormer(6, grid=2, frames=3, queries=2, dim=8, layers=2, heads=2)
+    former = VideoFormer(6, grid=2, keypoints=2, frames=3, queries=2, dim=8, layers=2, heads=2)
     anchor, wrist = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 4, 6)
     always = torch.ones(2, dtype=torch.bool)
     present = torch.tensor([True, False])

@@ -161,7 +161,7 @@ def on_device(mini_arrays):
 
 def test_clips_are_the_window_s_later_frames_and_its_last_one_again(mini_arrays, video, on_device):
     data = on_device(use_wrist=False)
-    clips = Clips(data, video, shift=0.0, jitter=0.0)
+    clips = Clips(data, video, changed=False)
     batch = clips.batch(torch.tensor([0, 6, 9]), torch.Generator().manual_seed(0))
     assert torch.equal(batch.image, torch.from_numpy(mini_arrays.anchor[[0, 6, 9]]))
     wanted = torch.from_numpy(mini_arrays.anchor[[[3, 6], [9, 9], [9, 9]]])
@@ -171,9 +171,7 @@ def test_clips_are_the_window_s_later_frames_and_its_last_one_again(mini_arrays,
 
 def test_clips_show_the_wrist_view_where_there_is_one(arrays_of, video, on_device):
     arrays = arrays_of(size=32, wrist="half")
-    batch = Clips(on_device(arrays), video, shift=0.0, jitter=0.0).batch(
-        torch.arange(40), torch.Generator().manual_seed(0)
-    )
+    batch = Clips(on_device(arrays), video, changed=False).batch(torch.arange(40), torch.Generator().manual_seed(0))
     assert batch.view[20:].sum() == 0
     assert 0 < batch.view[:20].sum() < 20
     for number, view in enumerate(batch.view.tolist()):
@@ -182,8 +180,9 @@ def test_clips_show_the_wrist_view_where_there_is_one(arrays_of, video, on_devic
 
 def test_a_clip_is_shifted_and_tinted_as_a_whole(arrays_of, video, on_device):
     arrays = arrays_of(size=32, wrist="none")
+    strong = replace(video.predictor, shift=0.2, jitter=0.3, recolour=0.5)
     still = replace(arrays, anchor=np.broadcast_to(arrays.anchor[:1], arrays.anchor.shape).copy())
-    batch = Clips(on_device(still), video, shift=0.2, jitter=0.3).batch(
+    batch = Clips(on_device(still), replace(video, predictor=strong), changed=True).batch(
         torch.arange(16), torch.Generator().manual_seed(0)
     )
     assert torch.equal(batch.future, batch.image[:, None].expand_as(batch.future))
@@ -193,7 +192,7 @@ def test_a_clip_is_shifted_and_tinted_as_a_whole(arrays_of, video, on_device):
 def test_arms_read_the_same_clips(arrays_of, video, on_device):
     arrays = arrays_of(size=32)
     real, anchor = (
-        Clips(on_device(arrays, use_wrist=use), video, shift=0.1, jitter=0.1).batch(
+        Clips(on_device(arrays, use_wrist=use), video, changed=True).batch(
             torch.arange(20), torch.Generator().manual_seed(5)
         )
         for use in (True, False)
