@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
+from bench.rollout import scratch
 from bench.rollout.answering import follow
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode, chain_course, wrist_stream
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
@@ -114,6 +115,7 @@ class ChainWorker:
         films: which chains are filmed.
         pad_to: batch size that a policy loaded here is always given; 0 for one observation at a time.
         film_format: what films are made as.
+        run: the rollout whose worker this process is, for its temporary files; "" where it is the driver.
     """
 
     def __init__(
@@ -126,8 +128,11 @@ class ChainWorker:
         films: Films = "none",
         pad_to: int = 0,
         film_format: FilmFormat = "mp4",
+        run: str = "",
     ) -> None:
         import_also(import_path)
+        if run:
+            scratch.settle_in(run)
         self._films, self._film_format, self._pad_to = films, film_format, pad_to
         self._options, self._steps, self._instructions = world, steps_per_subtask, instructions
         self._watchdog_s, self._armed, self._under_way = watchdog_s, 0.0, 0

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bench.atomic import write_bytes
 from bench.errors import UserError
+from bench.rollout import scratch
 from bench.rollout.actors import ChainWorker, Job, Outcome
 from bench.rollout.answering import finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode
@@ -135,7 +136,18 @@ def roll_out_jobs(
                 )
                 _serially(book, worker)
             elif queue:
-                recipe = (world, steps_per_subtask, instructions, watchdog_s, tuple(sys.path), films, 0, film_format)
+                run = scratch.new_run()
+                recipe = (
+                    world,
+                    steps_per_subtask,
+                    instructions,
+                    watchdog_s,
+                    tuple(sys.path),
+                    films,
+                    0,
+                    film_format,
+                    run,
+                )
                 ray = start_ray(ray_address)
                 crew = Servers(ray, pad_to, servers, world_models(jobs))
                 on_gpu = pad_to == 0 and any(not job.policy.device.startswith("cpu") for job in jobs)
@@ -150,7 +162,10 @@ def roll_out_jobs(
                     gpus_each=0.01 if on_gpu else 0.0,
                     elastic=cluster_address(ray_address) is not None,
                 )
-                pool.drain()
+                try:
+                    pool.drain()
+                finally:
+                    scratch.sweep(run, scratch.PATIENCE_S)
                 book.meter.served(crew.statistics)
         wanted = {chain.chain_id for chain in chains}
         return [row for j in jobs for row in ledger.completed(j.arm, j.seed) if row.chain_id in wanted]

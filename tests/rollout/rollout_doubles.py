@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,14 @@ class PointWorld:
         if trouble == "hang":
             time.sleep(1000)
         raise RuntimeError("the simulator lost its connection")
+
+
+class LitteringWorld(PointWorld):
+    """Has a folder of temporary files, as CALVIN's world has, and never removes it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        Path(tempfile.mkdtemp(prefix="wristworld-scene-"), "robot.urdf").write_text("<robot/>")
 
 
 class NoisyPolicy:
