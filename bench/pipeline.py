@@ -178,7 +178,7 @@ def _train_policies(job: MainJob, generated: Mapping[str, Finished]) -> dict[tup
         one.name.removeprefix("train-"): job.run.directory_of(one) for one in wanted if job.run.found(one) is None
     }
     in_others = options.progress and options.workers != 0
-    with training_bars(folders, config.training.steps, show=in_others):
+    with training_bars(folders, config.stages(), show=in_others):
         stages = job.run.stages(
             wanted,
             described,

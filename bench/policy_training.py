@@ -118,7 +118,7 @@ def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str,
     atomic.make_directory(out)
     with (
         atomic.locked(out),
-        training_bars(folders, config.training.steps, show=options.progress and options.workers != 0),
+        training_bars(folders, config.stages(), show=options.progress and options.workers != 0),
     ):
         trained = parallel(
             jobs.train_one,

@@ -34,12 +34,12 @@ def last_row(history: Path) -> tuple[int, float] | None:
 
 
 @contextmanager
-def training_bars(folders: Mapping[str, Path], steps: int, show: bool) -> Iterator[None]:
-    """Draw one bar on stderr for each training while the block runs.
+def training_bars(folders: Mapping[str, Path], stages: Mapping[str, int], show: bool) -> Iterator[None]:
+    """Draw one bar on stderr for each stage of each training while the block runs.
 
     Args:
         folders: name to checkpoint folder.
-        steps: how many steps each of them takes.
+        stages: folder of each stage of a training, within the training's (``.`` for itself), and its steps.
         show: draw at all.
     """
     bars = Progress(
@@ -50,14 +50,18 @@ def training_bars(folders: Mapping[str, Path], steps: int, show: bool) -> Iterat
     over = threading.Event()
 
     def follow() -> None:
-        tasks = {name: bars.add_task(name, total=steps, loss="–") for name in folders}
+        tasks = {
+            folder / stage / HISTORY: bars.add_task(f"{name} {stage.strip('.')}".rstrip(), total=steps, loss="–")
+            for name, folder in folders.items()
+            for stage, steps in stages.items()
+        }
         last = False
         while not last:
             last = over.wait(EVERY_S)
-            for name, folder in folders.items():
-                row = last_row(folder / HISTORY)
+            for history, task in tasks.items():
+                row = last_row(history)
                 if row is not None:
-                    bars.update(tasks[name], completed=row[0], loss=f"{row[1]:.4f}")
+                    bars.update(task, completed=row[0], loss=f"{row[1]:.4f}")
 
     with bars:
         follower = threading.Thread(target=follow, daemon=True)

@@ -222,6 +222,10 @@ class FlowPolicyConfig:
             raise PolicyError(f"unknown {cls.kind} policy preset {name!r}; choose one of {sorted(presets)}")
         return presets[name](**changes)
 
+    def stages(self) -> Mapping[str, int]:
+        """Return the steps of each training by its folder within the policy's, in order."""
+        return {".": self.training.steps}
+
     def to_json(self) -> dict[str, Any]:
         """Return the configuration as plain JSON data."""
         data = asdict(self)

@@ -18,14 +18,25 @@ def test_the_newest_whole_row_with_a_loss_counts(tmp_path: Path) -> None:
 
 def test_the_bars_show_where_a_training_stands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / HISTORY).write_text('{"step": 40, "loss": 0.125}\n')
-    with training_bars({"anchor-0": tmp_path}, 160, show=True):
+    with training_bars({"anchor-0": tmp_path}, {".": 160}, show=True):
         pass
     shown = capfd.readouterr().err
     assert "40/160" in shown
     assert "0.1250" in shown
 
 
+def test_a_training_of_two_stages_has_two_bars(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "predictor").mkdir()
+    (tmp_path / "predictor" / HISTORY).write_text('{"step": 30, "loss": 0.75}\n')
+    with training_bars({"anchor-0": tmp_path}, {"predictor": 90, ".": 160}, show=True):
+        pass
+    shown = capfd.readouterr().err
+    assert "anchor-0 predictor" in shown
+    assert "30/90" in shown
+    assert "0/160" in shown
+
+
 def test_no_bars_where_nothing_is_to_be_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with training_bars({"anchor-0": tmp_path}, 160, show=False):
+    with training_bars({"anchor-0": tmp_path}, {".": 160}, show=False):
         pass
     assert capfd.readouterr().err == ""

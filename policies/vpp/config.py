@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Self
 from policies.api import PolicyError
 from policies.config import FlowPolicyConfig, TrainingConfig, checked_fields
 
+PREDICTOR_FOLDER = "predictor"
+"""Within the policy's."""
+
 GROUPS = 32
 """Groups of diffusers' group normalisation: channels come in multiples of it."""
 
@@ -145,6 +148,11 @@ class VideoPolicyConfig(FlowPolicyConfig):
     def presets(cls) -> Mapping[str, Callable[..., Self]]:
         """Return the presets by name."""
         return {"tiny": cls.tiny, "small": cls.small, "paper": cls.paper}
+
+    def stages(self) -> Mapping[str, int]:
+        """Return the steps of each training by its folder within the policy's, in order."""
+        own = super().stages()
+        return own if self.weights else {PREDICTOR_FOLDER: self.predictor.steps, **own}
 
     def predictor_json(self) -> dict[str, Any]:
         """Return what the predictor's training depends on, as plain JSON data."""

@@ -26,9 +26,9 @@ from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from policies.data import DeviceArrays, SampleOrder
 from policies.progress import HISTORY_FILE, STATE_FILE, History, remove_state, restore_state, save_state
 from policies.vpp.clips import Clips
-from policies.vpp.config import VideoPolicyConfig
+from policies.vpp.config import PREDICTOR_FOLDER, VideoPolicyConfig
 from policies.vpp.predictor import VideoPredictor, new_predictor
-from policies.vpp.weights import PREDICTOR, finished_predictor, save_predictor
+from policies.vpp.weights import finished_predictor, save_predictor
 
 SCALE_SAMPLES = 512
 VALIDATION_SAMPLES = 512
@@ -80,7 +80,7 @@ def train_predictor(
     """
     from policies.train import STEPS_PER_SEED, Schedule, make_optimiser, update_average
 
-    directory, device, settings = folder / PREDICTOR, data.device, config.predictor
+    directory, device, settings = folder / PREDICTOR_FOLDER, data.device, config.predictor
     seed = int(identity["seed"])
     identity = identity | {"config": config.predictor_json()}
     if not resume:

@@ -18,11 +18,10 @@ import torch
 from policies.api import PolicyError
 from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_weights, write_whole
 from policies.progress import refuse_other
-from policies.vpp.config import VideoPolicyConfig
+from policies.vpp.config import PREDICTOR_FOLDER, VideoPolicyConfig
 from policies.vpp.latents import VaeLatents
 from policies.vpp.predictor import VideoPredictor, check_text, new_predictor
 
-PREDICTOR = "predictor"
 FORMAT = "wristworld-video-predictor"
 PIPELINE_FILES = ("unet/*.json", "unet/*.safetensors", "vae/*.json", "vae/*.safetensors")
 HALF = "*.fp16.safetensors"
@@ -48,10 +47,10 @@ def save_predictor(predictor: VideoPredictor, folder: Path) -> dict[str, Any]:
         "training": predictor.training_record,
         "weights_sha256": sha256,
     }
-    path = folder / PREDICTOR / WEIGHTS_FILE
+    path = folder / PREDICTOR_FOLDER / WEIGHTS_FILE
     if not path.exists() or path.read_bytes() != weights:
         write_whole(path, weights)
-    write_whole(folder / PREDICTOR / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+    write_whole(folder / PREDICTOR_FOLDER / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
     return {"sha256": sha256}
 
 
@@ -75,7 +74,7 @@ def load_predictor(config: VideoPolicyConfig, folder: Path, record: Mapping[str,
                 f"{record.get('fingerprint')} there, {found} here); give the ones that it was trained on"
             )
         return predictor
-    path = folder / PREDICTOR / WEIGHTS_FILE
+    path = folder / PREDICTOR_FOLDER / WEIGHTS_FILE
     tensors = read_weights(path, str(record.get("sha256")))
     predictor = new_predictor(config)
     try:
@@ -88,7 +87,7 @@ def load_predictor(config: VideoPolicyConfig, folder: Path, record: Mapping[str,
 
 def finished_predictor(config: VideoPolicyConfig, folder: Path, identity: dict[str, Any]) -> VideoPredictor | None:
     """Return the trained predictor in the policy's ``folder``, None if there is none; another training's is refused."""
-    path = folder / PREDICTOR / CONFIG_FILE
+    path = folder / PREDICTOR_FOLDER / CONFIG_FILE
     if not path.exists():
         return None
     try:
@@ -96,7 +95,7 @@ def finished_predictor(config: VideoPolicyConfig, folder: Path, identity: dict[s
         record, sha256 = dict(data["training"]), str(data["weights_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PolicyError(f"{path}: unreadable ({error!r}); delete it to train the video predictor again") from None
-    refuse_other(folder / PREDICTOR, record, identity)
+    refuse_other(folder / PREDICTOR_FOLDER, record, identity)
     predictor = load_predictor(config, folder, {"sha256": sha256})
     predictor.training_record = record
     return predictor
