@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from bench.atomic import replacing
 from bench.calvin.meshes import Mesh, flat_normals, from_corners
-from bench.calvin.thinning import FINE, LEVELS, SHADOW, thin_out
+from bench.calvin.thinning import FINE, LEVELS, thin_out
 from bench.errors import UserError
 
-_FORMAT = 13
+_FORMAT = 14
 _PICTURED = 600
 """Triangles up to which a mesh with an image wears it."""
 _FEW = 40
@@ -152,7 +152,7 @@ def load_mesh(path: Path, target: int = FINE) -> Mesh:
         mesh = _read(path) if target == FINE else load_mesh(path, LEVELS[LEVELS.index(target) - 1])
         # An image over a mesh of few triangles is a real one; over many it is a palette and goes into the colours.
         pictured = mesh.texture is not None and len(mesh.triangles) <= _PICTURED
-        if len(mesh.triangles) > (target if target == FINE else _FEW) and (target == SHADOW or not pictured):
+        if len(mesh.triangles) > (target if target == FINE else _FEW) and not pictured:
             mesh = thin_out(mesh, target)
             _store(cached, mesh)
     return mesh

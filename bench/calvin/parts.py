@@ -28,6 +28,7 @@ Image = str | Path | None
 _WHITE = (1.0, 1.0, 1.0, 1.0)
 _FLOOR = "plane"
 _ROBOT_LINK = "gripper_cam"
+_NOWHERE = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,16 @@ class Part:
     still: bool = False
 
 
+# q v and v q* are linear in v = (x, y, z, w), and so a rotation q v q* is the product of two matrices.
+_WHICH = np.array([[3, 2, 1, 0], [2, 3, 0, 1], [1, 0, 3, 2], [0, 1, 2, 3]])
+_LEFT = np.array([[1, -1, 1, 1], [1, 1, -1, 1], [-1, 1, 1, 1], [-1, -1, -1, 1]], np.float64)
+_RIGHT = np.array([[1, -1, 1, -1], [1, 1, -1, -1], [-1, 1, 1, -1], [1, 1, 1, 1]], np.float64)
+
+
 def matrices(positions: NDArray[np.float64], quaternions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (N, 4, 4) rigid transforms from (N, 3) positions and (N, 4) unit quaternions x, y, z, w."""
-    x, y, z, w = quaternions.T
-    out = np.zeros((len(positions), 4, 4))
-    out[:, 0, 0], out[:, 0, 1], out[:, 0, 2] = 1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)
-    out[:, 1, 0], out[:, 1, 1], out[:, 1, 2] = 2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)
-    out[:, 2, 0], out[:, 2, 1], out[:, 2, 2] = 2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)
+    numbers = quaternions[:, _WHICH]
+    out: NDArray[np.float64] = (numbers * _LEFT) @ (numbers * _RIGHT)
     out[:, :3, 3] = positions
     out[:, 3, 3] = 1.0
     return out
@@ -169,16 +173,18 @@ class PoseReader:
             if link not in links:
                 links.append(link)
         rows: list[tuple[int, int]] = []
-        inertial: list[Any] = []
-        self._bases: list[int] = []
+        bases, inertial = [], []
         for body, links in self._links.items():
             links.sort()
-            if links[0] == -1:
-                self._bases.append(len(rows))
-                inertial.append(pybullet.getDynamicsInfo(body, -1, physicsClientId=client)[3:5])
             rows += [(body, link) for link in links]
+            if links[0] == -1:
+                pose = pybullet.getDynamicsInfo(body, -1, physicsClientId=client)[3:5]
+                if pose != _NOWHERE:
+                    bases.append(rows.index((body, -1)))
+                    inertial.append(_matrix(*pose))
         # PyBullet gives a base by its centre of mass.
-        self._inertial_from_base = np.linalg.inv(np.stack([_matrix(*pose) for pose in inertial]))
+        self._bases = np.array(bases, np.intp)
+        self._inertial_from_base = np.linalg.inv(np.array(inertial).reshape(-1, 4, 4))
         self._order = np.array([rows.index(place) for place in places])
 
     def read(self) -> NDArray[np.float64]:
@@ -196,5 +202,6 @@ class PoseReader:
                 numbers += state[5]
         poses = np.array(numbers).reshape(-1, 7)  # (7N,) -> (N, 7)
         world = matrices(poses[:, :3], poses[:, 3:])
-        world[self._bases] = world[self._bases] @ self._inertial_from_base
+        if len(self._bases):
+            world[self._bases] = world[self._bases] @ self._inertial_from_base
         return world[self._order]

@@ -21,24 +21,27 @@ from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
 from bench.calvin.frames import RECTANGLES, Frame
 from bench.calvin.meshes import Mesh
-from bench.calvin.parts import PoseReader, collect_parts
+from bench.calvin.parts import Part, PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
 from bench.calvin.shadow_map import UNIT as SHADOW_UNIT
 from bench.calvin.shadow_map import ShadowMap
+from bench.calvin.sight import Sight, spheres
 from bench.calvin.thinning import LEVELS
 from bench.errors import UserError
 
 VERTEX = np.dtype([("position", "f4", 3), ("normal", "f4", 3), ("uv", "f4", 2), ("colour_and_object", "u1", 4)])
-OBJECT = np.dtype([("world", "f4", (4, 4)), ("tint", "f4", 4)])
-"""A row of the uniform block; the matrix lies column by column."""
+OBJECT = np.dtype([("world", "f4", (3, 4)), ("tint", "f4", 4)])
+"""A row of the uniform block."""
 _TEXTURED_FORMAT = ("3f4 3f4 2f4 4f1", "position", "normal", "uv", "colour_and_object")
 _PLAIN_FORMAT = ("3f4 3f4 8x 4f1", "position", "normal", "colour_and_object")
 _SHADOW_FORMAT = ("3f4 20x 4f1", "position", "colour_and_object")
 _OBJECTS_BINDING = 0
-_FAR_PIXEL = 0.003
-"""Metres a pixel from which on the coarse meshes are drawn."""
 _IMAGE_UNIT = 0
-_SHADOW_FROM_WORLD = shaders.shadow_from_world()
+_NEAR, _FAR, _SHADOW = range(len(LEVELS))
+_LARGE = 5.0
+"""Metres beyond which a part is a floor."""
+_STILL_DIGITS = 4
+"""Still parts stand at whole tenths of a millimetre: furniture that only trembles is not drawn anew."""
 
 
 @lru_cache(maxsize=32)
@@ -53,6 +56,8 @@ def _pixels(image: str | Path) -> NDArray[np.uint8]:
 
 Range = tuple[int, int]
 """First corner and number of corners in the index buffer."""
+Run = tuple[Any, int, int]
+"""What one call draws: a texture or None, first corner and number of corners."""
 
 
 def pack(levels: Sequence[Mesh], objects: Sequence[int]) -> tuple[NDArray[np.void], NDArray[np.int32], list[Range]]:
@@ -75,13 +80,18 @@ def pack(levels: Sequence[Mesh], objects: Sequence[int]) -> tuple[NDArray[np.voi
     return vertices, np.concatenate(corners).astype(np.int32), ranges
 
 
-def _box(mesh: Mesh) -> NDArray[np.float32]:
-    """Return (4, 8) the corners of the box around a mesh, homogeneous."""
-    low, high = mesh.position.min(axis=0), mesh.position.max(axis=0)
-    corners = np.ones((4, 8), np.float32)
-    for corner in range(8):
-        corners[:3, corner] = np.where([corner & 1, corner & 2, corner & 4], high, low)
-    return corners
+def _in_drawing_order(parts: Sequence[Part]) -> list[Part]:
+    """Return what moves first; then what is near, and the floor last, so that hidden pixels are not computed."""
+    return sorted(
+        parts,
+        key=lambda part: (
+            part.still,
+            part.image is not None,
+            np.ptp(part.levels[_NEAR].position, axis=0).max() > _LARGE,
+            -part.body,
+            str(part.image),
+        ),
+    )
 
 
 def _projection(camera: Camera) -> NDArray[np.float64]:
@@ -89,17 +99,6 @@ def _projection(camera: Camera) -> NDArray[np.float64]:
     projection = np.array(camera.projection_matrix()).reshape(4, 4).T
     projection[1] *= -1
     return projection
-
-
-def in_sight(clip: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return (N,) which boxes may reach into a view: not all corners lie beyond one of its six planes.
-
-    Args:
-        clip: (8, 4, N) the corners in the view's clip space.
-    """
-    xyz, w = clip[:, :3], clip[:, 3:]
-    beyond = (xyz > w).all(axis=0) | (xyz < -w).all(axis=0)  # (8, 3, N) -> (3, N)
-    return np.logical_not(beyond.any(axis=0))
 
 
 @lru_cache(maxsize=4)
@@ -141,28 +140,24 @@ class GlRenderer:
     ) -> None:
         self.client = client
         parts = collect_parts(client, {} if scene is None or assets is not None else scene.materials, urdfs)
-        # What moves comes first; then what is near comes first and the floor last, so that hidden pixels are not
-        # computed.
-        parts.sort(
-            key=lambda part: (part.still, part.image is not None, part.image == "checker", -part.body, str(part.image))
-        )
-        self.parts = parts
+        self.parts = parts = _in_drawing_order(parts)
         self._moving = sum(not part.still for part in parts)
         places = list(dict.fromkeys((part.body, part.link, part.rgba) for part in parts))
         if len(places) > shaders.MAX_OBJECTS:
             raise UserError(f"renderer gl: expected at most {shaders.MAX_OBJECTS} links, got {len(places)}")
         self._rows = np.array([places.index((part.body, part.link, part.rgba)) for part in parts])
-        self._still_places = np.zeros((len(places), 1, 1), np.bool_)
-        self._still_places[self._rows[self._moving :]] = True
+        self._still_row = int(self._rows[self._moving :].min(initial=len(places)))
         self._poses = PoseReader(client, [place[:2] for place in places])
         self._camera_link = self._links_named(b"gripper_cam")[:1]
         lights = self._links_named(b"led_link", b"light_link")
         self._light_rows = {place[:2]: row for row, place in enumerate(places) if place[:2] in lights}
         self._objects = np.zeros(len(places), OBJECT)
         self._objects["tint"] = [place[2] for place in places]
-        self._boxes = np.stack([_box(part.levels[0]) for part in parts])  # (N, 4, 8)
+        centres, radii = spheres([part.levels[_NEAR] for part in parts])
+        self._centres = centres[..., None]  # (N, 4, 1)
         self._gripper_projection = _projection(CAMERAS["gripper"])
         self._static_clip = _projection(CAMERAS["static"]) @ np.array(static_view_matrix()).reshape(4, 4).T
+        self._sight = Sight(CAMERAS["gripper"], self._gripper_projection, radii)
         self._still_state = b""
         self._held: list[Any] = []
         self._backdrop: Backdrop | None = None
@@ -205,6 +200,8 @@ class GlRenderer:
         self._shadow_map, self._frame = ShadowMap(context), Frame(context)
         images = {image: self._texture(image) for image in {part.image for part in self.parts} if image is not None}
         self._textures = [images.get(part.image) if part.image is not None else None for part in self.parts]
+        far = [(part, _FAR) for part in range(count)]
+        self._moving_runs, self._still_runs = self._runs(far[: self._moving]), self._runs(far[self._moving :])
         self._held += [*self._arrays.values(), buffer, index, self._uniforms, self._shadow_map, self._frame]
 
     def _texture(self, image: str | Path) -> Any:
@@ -238,12 +235,10 @@ class GlRenderer:
             raise UserError("renderer gl: expected an open renderer, got a closed one; make a new environment")
         names, kinds = tuple(names), tuple(kinds)
         clips = {name: self._clip_from_world(name) for name in names}
-        self._read_scene()
-        corners = self._objects["world"].transpose(0, 2, 1)[self._rows] @ self._boxes  # (N, 4, 8)
-        corners = np.ascontiguousarray(corners.transpose(2, 1, 0))  # (8, 4, N): reducing the first axis is fast
+        world = self._read_scene()
         with gl.LOCK, self._context:  # leaving it hands all commands to the GPU
             self._begin()
-            self._draw_views(clips, corners)
+            self._draw_views(clips, world)
             self._frame.copy_out(names, kinds)
         return partial(self._finish, names, kinds)
 
@@ -265,16 +260,18 @@ class GlRenderer:
             return self._gripper_projection @ np.array(gripper_view_matrix(pose)).reshape(4, 4).T
         raise UserError(f"camera: expected one of {', '.join(CAMERAS)}, got {name!r}; choose one of them")
 
-    def _read_scene(self) -> None:
-        """Ask PyBullet for poses and colours and lay them out as the uniform block has them."""
+    def _read_scene(self) -> NDArray[np.float64]:
+        """Lay PyBullet's poses and colours out as the uniform block has them; return the parts' poses (N, 4, 4)."""
         world = self._poses.read()
-        # A hundredth of a millimetre: furniture that only trembles is not drawn anew.
-        self._objects["world"] = np.where(self._still_places, world.round(5), world).transpose(0, 2, 1)
+        world[self._still_row :] = world[self._still_row :].round(_STILL_DIGITS)
+        self._objects["world"] = world[:, :3]
         for body in {body for body, _ in self._light_rows}:
             for shape in pybullet.getVisualShapeData(body, physicsClientId=self.client):
                 row = self._light_rows.get(shape[:2])
                 if row is not None:
                     self._objects["tint"][row] = shape[7]
+        parts: NDArray[np.float64] = world[self._rows]
+        return parts
 
     def _begin(self) -> None:
         """Set the state that pictures need and draw the shadow map."""
@@ -285,7 +282,7 @@ class GlRenderer:
         # Views are flipped, the shadow map is not: the same setting culls their back sides and its front sides.  So
         # back sides cast the shadow, and lit sides do not shade themselves.
         context.front_face, context.cull_face = "cw", "back"
-        still = self._objects[self._still_places[:, 0, 0]].tobytes()
+        still = self._objects[self._still_row :].tobytes()
         if still != self._still_state:
             self._still_state = still
             self._shadow_map.draw_still(lambda: self._draw_shadow(self._moving, len(self.parts)))
@@ -293,36 +290,36 @@ class GlRenderer:
         self._shadow_map.draw(lambda: self._draw_shadow(0, self._moving))
 
     def _draw_shadow(self, first: int, last: int) -> None:
-        start, stop = self._ranges[-1][first][0], sum(self._ranges[-1][last - 1])
+        start, stop = self._ranges[_SHADOW][first][0], sum(self._ranges[_SHADOW][last - 1])
         self._arrays["shadow"].render(first=start, vertices=stop - start)
 
-    def _draw_views(self, clips: Mapping[str, NDArray[np.float64]], corners: NDArray[np.float32]) -> None:
+    def _draw_views(self, clips: Mapping[str, NDArray[np.float64]], world: NDArray[np.float64]) -> None:
         frame = self._frame.target
-        parts = np.arange(len(self.parts))
         if backdrop.VIEW in clips:
-            still = self._still_background(clips[backdrop.VIEW], corners)
+            still = self._still_background(clips[backdrop.VIEW])
             still.copy_to(self._frame)
         frame.use()
         if backdrop.VIEW not in clips:
             frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
         for name, clip_from_world in clips.items():
             frame.viewport = RECTANGLES[name]
-            if name == backdrop.VIEW:
-                if gl.on_cpu():
-                    shadow = (_SHADOW_FROM_WORLD @ corners[..., : self._moving])[:, :3] / 2 + 0.5  # (8, 3, N)
-                    still.shade(shadow.min(axis=0), shadow.max(axis=0))
-                else:  # a GPU computes all pixels sooner than the processor finds out which of them matter
-                    still.shade_all()
-            self._draw_parts(name, clip_from_world, corners, parts[: self._moving] if name == backdrop.VIEW else parts)
+            if name != backdrop.VIEW:
+                self._draw_runs(clip_from_world, self._runs_in_sight(clip_from_world, world))
+                continue
+            if gl.on_cpu():
+                still.shade(world[: self._moving])
+            else:  # a GPU computes all pixels sooner than the processor finds out which of them matter
+                still.shade_all()
+            self._draw_runs(clip_from_world, self._moving_runs)
 
-    def _still_background(self, clip_from_world: NDArray[np.float64], corners: NDArray[np.float32]) -> Backdrop:
+    def _still_background(self, clip_from_world: NDArray[np.float64]) -> Backdrop:
         if self._backdrop is None:
-            self._backdrop = Backdrop(self._context, self._programs["relight"], clip_from_world)
+            casters = [part.levels[_SHADOW] for part in self.parts[: self._moving]]
+            self._backdrop = Backdrop(self._context, self._programs["relight"], clip_from_world, casters)
             self._held.append(self._backdrop)
         if self._backdrop_is_stale:
-            parts = np.arange(self._moving, len(self.parts))
             self._backdrop.rebuild(
-                lambda: self._draw_parts(backdrop.VIEW, clip_from_world, corners, parts),
+                lambda: self._draw_runs(clip_from_world, self._still_runs),
                 self._shadow_map.frame,
                 self._shadow_map.draw,
             )
@@ -330,29 +327,28 @@ class GlRenderer:
             self._shadow_map.draw(lambda: self._draw_shadow(0, self._moving))
         return self._backdrop
 
-    def _draw_parts(
-        self, name: str, clip_from_world: NDArray[np.float64], corners: NDArray[np.float32], parts: NDArray[np.intp]
-    ) -> None:
+    def _draw_runs(self, clip_from_world: NDArray[np.float64], runs: Iterable[Run]) -> None:
         matrix = clip_from_world.T.astype("f4").tobytes()
         for program in ("plain", "textured"):
             self._programs[program]["clip_from_world"].write(matrix)
-        for texture, (first, count) in self._runs(CAMERAS[name], clip_from_world @ corners, parts):
+        for texture, first, count in runs:
             if texture is not None:
                 texture.use(_IMAGE_UNIT)
             self._arrays["plain" if texture is None else "textured"].render(vertices=count, first=first)
 
-    def _runs(self, camera: Camera, clip: NDArray[np.float64], parts: NDArray[np.intp]) -> list[tuple[Any, Range]]:
-        """Return what to draw: neighbours in the index buffer that share an image become one call."""
-        # Metres that a pixel spans at the part's nearest point: the thinned surface is off by half a pixel at most.
-        away = np.maximum(clip[:, 3].min(axis=0), camera.near)
-        far = away * np.tan(np.radians(camera.field_of_view) / 2) * 2 / camera.size > _FAR_PIXEL
-        runs: list[tuple[Any, Range]] = []
-        for part in parts[in_sight(clip[..., parts])]:
-            texture, (first, count) = self._textures[part], self._ranges[int(far[part])][part]
-            if runs and runs[-1][0] is texture and sum(runs[-1][1]) == first:
-                runs[-1] = (texture, (runs[-1][1][0], runs[-1][1][1] + count))
+    def _runs_in_sight(self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]) -> list[Run]:
+        seen, near = self._sight(clip_from_world, (world @ self._centres)[..., 0])
+        return self._runs((part, _NEAR if near[part] else _FAR) for part in np.flatnonzero(seen).tolist())
+
+    def _runs(self, parts: Iterable[tuple[int, int]]) -> list[Run]:
+        """Return what to draw for parts and their levels: neighbours that share an image become one call."""
+        runs: list[Run] = []
+        for part, level in parts:
+            texture, (first, count) = self._textures[part], self._ranges[level][part]
+            if runs and runs[-1][0] is texture and runs[-1][1] + runs[-1][2] == first:
+                runs[-1] = (texture, runs[-1][1], runs[-1][2] + count)
             else:
-                runs.append((texture, (first, count)))
+                runs.append((texture, first, count))
         return runs
 
     def close(self) -> None:

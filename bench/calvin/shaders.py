@@ -5,7 +5,8 @@ Not here: any call of OpenGL.  The shading model and its numbers are those of Py
 of the original environment: half-Lambert light from far away, one half of it ambient, a highlight with exponent 41,
 and a shadow that darkens by three tenths, softened by bilinear comparison.  Light is computed at the corners of
 triangles, not at pixels: on a CPU that halves the time, and at these resolutions nothing of it can be seen.
-A pixel's fourth number says how much of its light is left in the shadow.
+A pixel's fourth number says how much of its light is left in the shadow, and once it has been lit whether more shadow
+would change it.
 """
 
 from __future__ import annotations
@@ -33,18 +34,21 @@ SHADOW_DEPTH = (1.0, 300.0)
 
 MAX_OBJECTS = 96
 
-VERTEX = """
-#version 330
-const int MAX_OBJECTS = %(max_objects)s;
-const vec3 TO_LIGHT = normalize(vec3(%(light)s));
-const vec3 HIGHLIGHT_EYE = vec3(%(eye)s);
+_OBJECTS = """
 struct Object {
-    mat4 world;
+    mat4x3 world;
     vec4 tint;
 };
-layout(std140) uniform Objects {
-    Object objects[MAX_OBJECTS];
+layout(std140, row_major) uniform Objects {
+    Object objects[%(max_objects)s];
 };
+"""
+
+VERTEX = """
+#version 330
+%(objects)s
+const vec3 TO_LIGHT = normalize(vec3(%(light)s));
+const vec3 HIGHLIGHT_EYE = vec3(%(eye)s);
 uniform mat4 clip_from_world;
 uniform mat4 shadow_from_world;
 in vec3 position;
@@ -56,19 +60,19 @@ out vec3 shadow_point;
 %(declare_out)s
 void main() {
     int object = int(colour_and_object.w * 255.0 + 0.5);
-    vec4 world = objects[object].world * vec4(position, 1.0);
+    vec3 world = objects[object].world * vec4(position, 1.0);
     vec3 n = mat3(objects[object].world) * normal;
     float facing = dot(n, TO_LIGHT);
     float diffuse = 0.5 + 0.5 * facing;
-    float mirrored = max(dot(normalize(HIGHLIGHT_EYE - world.xyz), reflect(-TO_LIGHT, n)), 0.0);
+    float mirrored = max(dot(normalize(HIGHLIGHT_EYE - world), reflect(-TO_LIGHT, n)), 0.0);
     float squared = mirrored * mirrored, fourth = squared * squared, eighth = fourth * fourth;
     float highlight = eighth * eighth * eighth * eighth * eighth * mirrored;
     float shaded = 0.5 + 0.35 * diffuse;
     float lit = shaded + (facing < 0.0 ? 0.0 : 0.15 * diffuse + 0.5 * highlight);
     light = vec2(lit, shaded / lit);
-    shadow_point = (shadow_from_world * world).xyz * 0.5 + 0.5;
+    shadow_point = (shadow_from_world * vec4(world, 1.0)).xyz * 0.5 + 0.5;
     %(hand_on)s
-    gl_Position = clip_from_world * world;
+    gl_Position = clip_from_world * vec4(world, 1.0);
 }
 """
 
@@ -101,20 +105,14 @@ _TEXTURED = {
 
 SHADOW_VERTEX = """
 #version 330
-const int MAX_OBJECTS = %(max_objects)s;
-struct Object {
-    mat4 world;
-    vec4 tint;
-};
-layout(std140) uniform Objects {
-    Object objects[MAX_OBJECTS];
-};
+%(objects)s
 uniform mat4 shadow_from_world;
 in vec3 position;
 in vec4 colour_and_object;
 void main() {
     int object = int(colour_and_object.w * 255.0 + 0.5);
-    gl_Position = shadow_from_world * objects[object].world * vec4(position, 1.0);
+    vec3 world = objects[object].world * vec4(position, 1.0);
+    gl_Position = shadow_from_world * vec4(world, 1.0);
 }
 """
 
@@ -142,7 +140,8 @@ void main() {
     ivec2 at = ivec2(gl_FragCoord.xy);
     vec4 point = shadow_from_pixel * vec4(gl_FragCoord.xy, texelFetch(depth, at, 0).r, 1.0);
     vec4 surface = texelFetch(lit, at, 0);
-    pixel = vec4(surface.rgb * mix(surface.a, 1.0, texture(shadow_map, point.xyz / point.w)), 1.0);
+    float reached = texture(shadow_map, point.xyz * (1.0 / point.w));
+    pixel = vec4(surface.rgb * mix(surface.a, 1.0, reached), reached > 0.0 && surface.a < 1.0);
 }
 """
 
@@ -150,7 +149,7 @@ void main() {
 def program_sources() -> dict[str, dict[str, str]]:
     """Return the sources of the programs ``plain``, ``textured``, ``shadow`` and ``relight``, by stage."""
     values = {
-        "max_objects": str(MAX_OBJECTS),
+        "objects": _OBJECTS.strip() % {"max_objects": MAX_OBJECTS},
         "light": ", ".join(str(float(x)) for x in LIGHT_POSITION),
         "eye": ", ".join(str(float(x)) for x in HIGHLIGHT_EYE),
     }

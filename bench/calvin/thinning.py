@@ -9,16 +9,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calvin.meshes import Mesh, flat_normals, from_corners
+from bench.calvin.meshes import Mesh, flat_normals, from_corners, joined
 
-FINE, COARSE, SHADOW = 400, 300, 150
+FINE, COARSE, SHADOW = 400, 300, 250
 """Triangles that a mesh may keep: for a camera that is near, for one that is far, for the shadow it casts."""
 LEVELS = (FINE, COARSE, SHADOW)
 
+_LEAST = 12
+"""Triangles that every piece may keep."""
 _NEIGHBOURS = 12
-_SMALLEST = 0.06
+_SMALLEST = 0.12
 """Pieces shorter than this share of a mesh are left out: screws and covers of a pixel or two."""
-_TOLERANCE = {FINE: 0.0005, COARSE: 0.0016, SHADOW: 0.004}
+_TOLERANCE = {FINE: 0.0005, COARSE: 0.0022, SHADOW: 0.012}
 """Metres off which a surface may be with fewer triangles than the level has; a pixel of the static camera is 4 mm."""
 _REACH = 0.95
 """Share of the surface for which the tolerance holds."""
@@ -82,9 +84,9 @@ def distances(points: NDArray[np.float64], triangles: NDArray[np.float64]) -> ND
 
 
 def _simplify(
-    points: NDArray[np.float32], faces: NDArray[np.int32], target: int
+    points: NDArray[np.float32], faces: NDArray[np.int32], target: int, tolerance: float
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return at most ``target`` triangles, and fewer where they keep the surface within the level's tolerance."""
+    """Return at most ``target`` triangles, and fewer where they keep the surface within ``tolerance`` metres."""
     import fast_simplification
 
     used, renamed = np.unique(faces, return_inverse=True)
@@ -100,16 +102,17 @@ def _simplify(
         if len(fewer_faces) == 0:
             break
         away = distances(probes, fewer[fewer_faces].astype(np.float64))
-        if np.quantile(away, _REACH) > _TOLERANCE[target]:
+        if np.quantile(away, _REACH) > tolerance:
             break
         simple, best = fewer, fewer_faces
     return simple, best
 
 
 def thin_out(mesh: Mesh, target: int = FINE) -> Mesh:
-    """Return the mesh with ``target`` triangles or fewer, as far as its shape allows, its texture baked into colours.
+    """Return the mesh with ``target`` triangles or fewer, as far as its shape allows, colours in place of texture.
 
-    A new triangle takes the colour of the nearest old one, a new corner the normal of the nearest old corner that
+    Each piece, a body of its own, is thinned and dressed by itself, so that none takes the colour of its neighbour.  A
+    new triangle takes the colour of the nearest old one, a new corner the normal of the nearest old corner that
     looks the same way, so that curved shells stay smooth and edges stay sharp.
     """
     colours = _palette(mesh)
@@ -119,9 +122,21 @@ def thin_out(mesh: Mesh, target: int = FINE) -> Mesh:
     pieces = [rows[keep[rows]] for rows in _components(faces, len(points)) if keep[rows].any()]
     extents = [np.linalg.norm(np.ptp(points[faces[rows]].reshape(-1, 3), axis=0)) for rows in pieces]
     large = [rows for rows, extent in zip(pieces, extents, strict=True) if extent > _SMALLEST * max(extents)]
-    rows = np.concatenate(large)
-    simple, triangles = _simplify(points, faces[rows], target)
-    return _dressed(mesh, rows, colours, simple.astype(np.float64), triangles)
+    large.sort(key=lambda rows: rows.min())
+    areas = [_area(points[faces[rows]]) for rows in large]
+    to_share = max(0, target - _LEAST * len(large))
+    thin = []
+    for rows, area in zip(large, areas, strict=True):
+        share = _LEAST + int(to_share * area / sum(areas))
+        simple, triangles = _simplify(points, faces[rows], share, _TOLERANCE[target])
+        thin.append(_dressed(mesh, rows, colours, simple.astype(np.float64), triangles))
+    return joined(thin)
+
+
+def _area(corners: NDArray[np.floating]) -> float:
+    """Return the surface of triangles (M, 3, 3)."""
+    edges = corners[:, 1:] - corners[:, :1]  # (M, 2, 3)
+    return float(np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1).sum() / 2)
 
 
 def _dressed(

@@ -10,7 +10,11 @@ from bench.calvin import gl
 from bench.calvin.backdrop import strips
 from bench.calvin.camera import CAMERAS, camera_from_world, gripper_view_matrix, static_view_matrix
 from bench.calvin.env import CalvinEnv
-from bench.calvin.render import GlRenderer, in_sight
+from bench.calvin.meshes import box, moved
+from bench.calvin.parts import matrices
+from bench.calvin.render import GlRenderer
+from bench.calvin.shadow_reach import ShadowReach
+from bench.calvin.sight import Sight, spheres
 from bench.errors import UserError
 
 pytestmark = pytest.mark.skipif(not gl.gl_available()[0], reason=gl.gl_available()[1])
@@ -173,18 +177,20 @@ def test_no_egl_is_said_in_one_line(monkeypatch):
         gl._context_of.cache_clear()
 
 
-def _corners(centre: tuple[float, float, float], half: float) -> np.ndarray:
-    """Return (8, 4) corners of a cube."""
-    signs = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(8, 3)
-    return np.concatenate([np.array(centre) + half * signs, np.ones((8, 1))], axis=1)
-
-
 def test_culling_keeps_what_touches_the_picture():
+    camera = CAMERAS["gripper"]
     view = np.array(gripper_view_matrix(((0, 0, 0), (0, 0, 0, 1)))).reshape(4, 4).T  # looks along +y, x to the right
-    clip_from_world = np.array(CAMERAS["gripper"].projection_matrix()).reshape(4, 4).T @ view
-    centres = [(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0)]
-    boxes = np.stack([_corners(centre, 0.2) for centre in centres], axis=-1)  # (8, 4, N)
-    assert in_sight(clip_from_world @ boxes).tolist() == [True, False, False, True, False]
+    projection = np.array(camera.projection_matrix()).reshape(4, 4).T
+    places = [(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0), (0, 0.1, 0)]
+    cubes = [
+        moved(box((0.4, 0.4, 0.4)), matrices(np.array([place]), np.array([[0, 0, 0, 1.0]]))[0]) for place in places
+    ]
+    centres, radii = spheres(cubes)
+    assert np.allclose(centres, [[*place, 1] for place in places])
+    assert np.allclose(radii, 0.2 * np.sqrt(3))
+    seen, near = Sight(camera, projection, radii)(projection @ view, centres)
+    assert seen.tolist() == [True, False, False, True, False, True]
+    assert near[[0, 5]].tolist() == [False, True]
 
 
 def test_colour_and_depth_come_from_one_drawing(env):
@@ -256,3 +262,18 @@ def test_runs_of_cells_become_strips():
     assert triangles[0].tolist() == [3 * 26 + 2, 4 * 26 + 2, 4 * 26 + 5]
     assert triangles.max() == 26 * 25 + 1
     assert len(strips(np.zeros((25, 25), np.bool_))) == 0
+
+
+def test_shadow_reach_marks_the_cells_below_a_part_and_few_others():
+    reach = ShadowReach([box((0.1, 0.1, 0.1))], 80)
+    row, column = np.mgrid[0:80, 0:80] / 80
+    still = np.zeros((80, 80), np.bool_)
+    still[:, 40:] = True
+    reach.show(np.stack([column, row]), still)  # the picture shows the shadow map's own plane
+    over = np.eye(4)[None]
+    cells = reach.cells(over)
+    assert cells[4:6, 4].all()  # around the middle of the map, left of what no shadow changes
+    assert not cells[:, 5:].any()
+    assert cells.sum() < 12
+    over[0, :3, 3] = 0.0, 5.0, 0.0
+    assert reach.cells(over).sum() <= 10  # beyond the map's edge: only its last row may be shaded

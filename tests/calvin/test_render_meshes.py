@@ -127,3 +127,20 @@ def test_distances_reach_inside_edges_and_corners():
 def test_thinned_corners_that_look_alike_are_one_vertex():
     thin = mesh_files.load_mesh(PANDA / "link1.obj")
     assert len(thin.position) < 0.7 * len(thin.triangles)
+
+
+def test_each_piece_keeps_its_own_colour():
+    import trimesh
+
+    shells = []
+    for radius, grey in ((0.095, 60), (0.1, 250)):
+        ball = trimesh.creation.icosphere(subdivisions=4, radius=radius)
+        corners = np.asarray(ball.vertices)[ball.faces]
+        colours = np.full((len(corners), 3), grey, np.uint8)
+        shells.append(meshes.from_corners(corners, corners / radius, colours=colours))
+    thin = thinning.thin_out(meshes.joined(shells))
+    outside = np.linalg.norm(thin.position[thin.triangles].mean(axis=1), axis=1) > 0.0965
+    assert 100 < len(thin.triangles) <= thinning.FINE
+    assert outside.any()
+    assert not outside.all()
+    assert np.array_equal(thin.colour[thin.triangles[:, 0], 0] == 250, outside)
