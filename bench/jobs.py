@@ -118,7 +118,8 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     Returns:
         ``samples``, ``wrist`` (episodes by source), ``seconds``, and of the validation split, seen as the arm is shown
         the world at test: ``validation`` and ``wrist_shuffled``, the same with each frame's wrist view taken from
-        another (None where the arm is shown none, or a generated one: that needs the world model).
+        another (None where the arm is shown none, or a generated one: that needs the world model).  ``before``: of the
+        video predictor of a ``vpp``, which is trained before the policy.
     """
     from policies.train import train_policy
 
@@ -133,13 +134,15 @@ def train_one(job: TrainJob) -> dict[str, Any]:
         arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress,
         validation=held_out, log=job.log,
     )  # fmt: skip
-    return {
+    outcome = {
         "samples": arrays.samples,
         "wrist": job.plan.counts(),
         "seconds": round(time.monotonic() - started, 2),
         "validation": policy.training.get("validation"),
         "wrist_shuffled": _without_its_wrist(policy, held_out),
     }
+    before = policy.training.get("before")
+    return outcome if before is None else outcome | {"before": before}
 
 
 def _validation_arrays(job: TrainJob, sizes: tuple[int, int]) -> PolicyArrays | None:

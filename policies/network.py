@@ -106,7 +106,7 @@ class FlowNetwork(nn.Module):
             held_out: demonstrations that are only looked at.
             folder: the policy's.
             identity: what is trained (arm, seed, data).
-            **options: ``time_limit_s``, ``progress`` and ``resume`` of :func:`policies.train.train_policy`.
+            **options: ``time_limit_s``, ``progress``, ``resume`` and ``log`` of :func:`policies.train.train_policy`.
 
         Returns:
             What happened, as plain JSON data; ``seconds`` of it count as training time.

@@ -109,8 +109,6 @@ def train_policy(
     average = copy.deepcopy(network).requires_grad_(False)
     optimiser = make_optimiser(network, settings)
     step, elapsed_before = restore_state(directory, identity, network, average, optimiser)
-    tracker = open_tracker(log, directory, step, f"{spec.name} {arm} seed {seed}", identity)
-    history = History(directory, step, tracker)
 
     def on_device(part: PolicyArrays, shift: float, jitter: float, recolour: float) -> DeviceArrays:
         vectors = np.stack([table.lookup(sentence) for sentence in part.sentences])
@@ -123,8 +121,10 @@ def train_policy(
     held_out = None if validation is None else on_device(validation, 0.0, 0.0, 0.0)
     before = network.prepare(
         data, held_out, directory, {name: value for name, value in identity.items() if name != "config"},
-        time_limit_s=time_limit_s, progress=progress, resume=resume,
+        time_limit_s=time_limit_s, progress=progress, resume=resume, log=log,
     )  # fmt: skip
+    tracker = open_tracker(log, directory, step, f"{spec.name} {arm} seed {seed}", identity)
+    history = History(directory, step, tracker)
     if time_limit_s is not None:
         time_limit_s = max(0.0, time_limit_s - before.get("seconds", 0.0))
     order = SampleOrder(len(data), settings.batch, seed)

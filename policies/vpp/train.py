@@ -25,6 +25,7 @@ from policies.api import PolicyError
 from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from policies.data import DeviceArrays, SampleOrder
 from policies.progress import HISTORY_FILE, STATE_FILE, History, remove_state, restore_state, save_state
+from policies.tracking import NONE, open_tracker
 from policies.vpp.clips import Clips
 from policies.vpp.config import PREDICTOR_FOLDER, VideoPolicyConfig
 from policies.vpp.predictor import VideoPredictor, new_predictor
@@ -61,6 +62,7 @@ def train_predictor(
     held_out: DeviceArrays | None = None,
     progress: bool = True,
     resume: bool = True,
+    log: str = NONE,
 ) -> VideoPredictor:
     """Train the predictor of the policy in ``folder``; a finished one is read, an interrupted one continued.
 
@@ -74,6 +76,7 @@ def train_predictor(
         held_out: demonstrations that are only looked at.
         progress: draw a progress bar on stderr.
         resume: false throws away what is there.
+        log: where the curves go besides ``history.jsonl``, see :mod:`policies.tracking`.
 
     Raises:
         PolicyError: the folder holds another training, the loss became NaN, or the disk is full.
@@ -98,7 +101,8 @@ def train_predictor(
     average = copy.deepcopy(predictor).requires_grad_(False)
     optimiser = make_optimiser(predictor, settings)
     step, elapsed_before = restore_state(directory, identity, predictor, average, optimiser)
-    history = History(directory, step)
+    name = f"{config.label} predictor {identity['arm']} seed {seed}"
+    history = History(directory, step, open_tracker(log, directory, step, name, identity))
     order, generator = SampleOrder(len(clips), settings.batch, seed), torch.Generator(device)
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
@@ -110,7 +114,6 @@ def train_predictor(
         console=Console(stderr=True), disable=not progress,
     )  # fmt: skip
     with bar:
-        name = f"{config.label} video {identity['arm']} seed {seed}"
         task = bar.add_task(name, total=settings.steps, completed=step, loss="–")
         elapsed = elapsed_before
         while step < settings.steps and (time_limit_s is None or elapsed < time_limit_s):
