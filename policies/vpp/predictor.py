@@ -41,7 +41,7 @@ class VideoPredictor(nn.Module):
         frame_change: whether it predicts the change from the current frame instead of the frame.
 
     Attributes:
-        training_record: what happened in its training, as plain JSON data.
+        training_record: what happened in its training, or which released weights it has, as plain JSON data.
     """
 
     noise: Tensor
@@ -122,7 +122,12 @@ class VideoPredictor(nn.Module):
             for handle in handles:
                 handle.remove()
         joined = torch.cat([_resized(made, self.config.grid) for made in maps], dim=1)  # (B × F, C, grid, grid)
-        return joined.flatten(2).transpose(1, 2).unflatten(0, (len(image), self.config.frames))
+        return joined.float().flatten(2).transpose(1, 2).unflatten(0, (len(image), self.config.frames))
+
+    def halve(self) -> None:
+        """Keep the weights in bf16: VPP, too, reads its video model at half precision."""
+        self.unet.to(torch.bfloat16)
+        self.latents.to(torch.bfloat16)
 
     def _at_noise_level(self, frame: Tensor, sentence: Tensor, view: Tensor) -> Tensor:
         level = self.config.noise_level
@@ -158,9 +163,11 @@ class Frozen:
         return self
 
     def on(self, device: torch.device) -> VideoPredictor:
-        """Return the predictor, moved to ``device``."""
+        """Return the predictor, moved to ``device``; released weights are halved on a GPU."""
         if self.predictor.noise.device != device:
             self.predictor.to(device)
+            if self.predictor.config.weights and device.type == "cuda":
+                self.predictor.halve()
         return self.predictor
 
 

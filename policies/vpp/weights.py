@@ -37,7 +37,7 @@ def save_predictor(predictor: VideoPredictor, folder: Path) -> dict[str, Any]:
     from safetensors.torch import save as to_bytes
 
     if predictor.config.weights:
-        return {"weights": predictor.config.weights, "fingerprint": fingerprint(predictor)}
+        return dict(predictor.training_record)
     weights = to_bytes({name: value.contiguous() for name, value in predictor.state_dict().items()})
     sha256 = hashlib.sha256(weights).hexdigest()
     config = {
@@ -67,7 +67,7 @@ def load_predictor(config: VideoPolicyConfig, folder: Path, record: Mapping[str,
     """
     if config.weights:
         predictor = pretrained_predictor(config)
-        found = fingerprint(predictor)
+        found = predictor.training_record["fingerprint"]
         if found != record.get("fingerprint"):
             raise PolicyError(
                 f"{folder}: trained on other weights than {config.weights!r} holds now (fingerprint "
@@ -136,7 +136,9 @@ def pretrained_predictor(config: VideoPolicyConfig) -> VideoPredictor:
     if used < len(unet.up_blocks):
         unet.up_blocks = unet.up_blocks[:used]
         unet.conv_norm_out, unet.conv_out = torch.nn.Identity(), torch.nn.Identity()
-    return VideoPredictor(config, unet, latents, frame_change=False)
+    predictor = VideoPredictor(config, unet, latents, frame_change=False)
+    predictor.training_record = {"weights": source, "fingerprint": fingerprint(predictor)}
+    return predictor
 
 
 def _folder(source: str) -> Path:

@@ -101,6 +101,17 @@ def test_only_the_blocks_that_are_read_are_kept(config, pipeline):
     torch.testing.assert_close(whole.features(*given)[..., : 64 + 64], features)
 
 
+def test_half_the_precision_gives_nearly_the_same_features(config):
+    predictor = FlowPolicy.initial(config, "real", ["push"]).network.frozen.predictor
+    given = (torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8), torch.randn(2, TOKENS * TEXT_DIM))
+    view = torch.tensor([0, 1])
+    features = predictor.features(*given, view)
+    predictor.halve()
+    halved = predictor.features(*given, view)
+    assert halved.dtype == torch.float32
+    assert (halved - features).abs().mean() < 0.03 * features.abs().mean()
+
+
 def test_other_weights_under_the_same_name_are_refused(config, tmp_path):
     import shutil
 
