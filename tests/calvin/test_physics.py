@@ -12,6 +12,8 @@ import pytest
 
 from bench.calvin.assets import calvin_files
 from bench.calvin.builtin import builtin_files
+from bench.calvin.restore import Restorer
+from bench.calvin.rewind import Rewinder
 from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SCENES, SWITCH_RANGE, scene_named
 from bench.calvin.world import World
 
@@ -23,7 +25,7 @@ def make_world(scene: str = "D", led_button: str = "main", assets: Path | None =
     return World(spec, builtin_files(spec) if assets is None else calvin_files(assets, spec), led_button)
 
 
-class NeverRewound:
+class NeverRewound(Rewinder):
     """Leaves a world as loading made it."""
 
     def __init__(self, *_: object) -> None: ...
@@ -31,6 +33,12 @@ class NeverRewound:
     def __call__(self) -> None: ...
 
     def count(self, searches: int) -> None: ...
+
+
+class NeverRestored(Restorer):
+    """Leaves a world as loading made it."""
+
+    def __call__(self) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +96,11 @@ def watch(world: World, scene_obs: np.ndarray, actions: np.ndarray) -> tuple[np.
 def check_history(world: World, fresh: World) -> None:
     """Compare a world that has seen things with one that was loaded and never rewound, bit for bit."""
     rng = np.random.default_rng(3)
-    actions, scene_obs = rummage(rng, 60), start(world)
+    rest = np.tile([0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0], (75, 1))  # long enough to fall asleep, away from everything
+    actions, scene_obs = np.concatenate([rummage(rng, 60), rest, rummage(rng, 10)]), start(world)
     for steps in (40, 7, 25):
         record(world, start(world, slider=0.1, led=1), rummage(rng, steps))
+    record(world, start(world), rest)
     expected, expected_trees = watch(fresh, scene_obs, actions)
     got, trees = watch(world, scene_obs, actions)
     assert np.array_equal(got, expected)
@@ -100,7 +110,7 @@ def check_history(world: World, fresh: World) -> None:
 @pytest.mark.parametrize("scene", ["A", "D"])
 def test_a_reset_forgets_everything(monkeypatch: pytest.MonkeyPatch, scene: str) -> None:
     world = make_world(scene)
-    monkeypatch.setattr("bench.calvin.world.Rewinder", NeverRewound)
+    monkeypatch.setattr("bench.calvin.world.Restorer", NeverRestored)
     fresh = make_world(scene)
     check_history(world, fresh)
     fresh.close()
