@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from bench.calvin.hulls import convex_hull, shrunk
+
 Vector = tuple[float, float, float]
 Colour = tuple[float, float, float]
 
@@ -85,27 +87,17 @@ def hull_obj(points: Sequence[Vector], inset: float = 0.0) -> str:
         points: corners in metres.
         inset: move every face inwards by so much, metres: Bullet adds a margin around a hull.
     """
-    from scipy.spatial import ConvexHull, HalfspaceIntersection  # 30 MB that a world of CALVIN's files does without
-
     corners = np.array(points)
-    hull = ConvexHull(corners)
     if inset:
-        planes = hull.equations + np.array([0.0, 0.0, 0.0, inset])
-        corners = HalfspaceIntersection(planes, corners[hull.vertices].mean(axis=0)).intersections
-        hull = ConvexHull(np.unique(corners.round(9), axis=0))
-    corners = hull.points
-    middle = corners[hull.vertices].mean(axis=0)
+        corners = shrunk(corners, inset)
+    triangles, outward = convex_hull(corners)
     vertices: list[str] = []
     normals: list[str] = []
     faces: list[str] = []
-    for simplex, plane in zip(hull.simplices, hull.equations, strict=True):
-        triangle = corners[simplex]
-        normal = np.cross(triangle[1] - triangle[0], triangle[2] - triangle[0])
-        if normal @ (triangle[0] - middle) < 0:
-            triangle = triangle[::-1]
+    for triangle, normal in zip(corners[triangles].tolist(), outward.tolist(), strict=True):
         start = len(vertices) + 1
         vertices += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in triangle]
-        normals.append(f"vn {plane[0]:.6f} {plane[1]:.6f} {plane[2]:.6f}")
+        normals.append("vn {:.6f} {:.6f} {:.6f}".format(*normal))
         faces.append("f " + " ".join(f"{start + i}//{len(normals)}" for i in range(3)))
     return "\n".join((*vertices, *normals, *faces, ""))
 
