@@ -206,3 +206,14 @@ def test_flow_and_video_policies_do_not_take_each_other_s_folders(video, mini_ar
     same_name = replace(video, name=mini.name, training=settings, predictor=replace(settings, steps=1))
     with pytest.raises(PolicyError, match="holds another training"):
         train_policy(mini_arrays, same_name, tmp_path / "p", arm="real", progress=False)
+
+
+def test_the_hub_s_patterns_take_the_predictor_along(policy_of, tmp_path):
+    from huggingface_hub.utils import filter_repo_objects
+
+    from policies.hub import PATTERNS
+
+    policy_of().save_pretrained(tmp_path)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "predictor/model.safetensors" in files
+    assert set(filter_repo_objects(files, allow_patterns=list(PATTERNS))) == files
