@@ -6,6 +6,7 @@ corner for every face so that edges stay sharp.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class Hull:
 Shape = Box | Cylinder | Hull
 
 
-def hull_obj(points: Sequence[Vector], inset: float = 0.0) -> str:
+@functools.lru_cache(maxsize=256)
+def hull_obj(points: tuple[Vector, ...], inset: float = 0.0) -> str:
     """Return the convex hull of points as Wavefront OBJ text, outward faces with one normal each.
 
     Args:
