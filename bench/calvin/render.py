@@ -25,7 +25,7 @@ from bench.calvin.parts import Part, PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
 from bench.calvin.shadow_map import UNIT as SHADOW_UNIT
 from bench.calvin.shadow_map import ShadowMap
-from bench.calvin.sight import Sight, spheres
+from bench.calvin.sight import Sight
 from bench.calvin.thinning import LEVELS
 from bench.errors import UserError
 
@@ -153,11 +153,9 @@ class GlRenderer:
         self._light_rows = {place[:2]: row for row, place in enumerate(places) if place[:2] in lights}
         self._objects = np.zeros(len(places), OBJECT)
         self._objects["tint"] = [place[2] for place in places]
-        centres, radii = spheres([part.levels[_NEAR] for part in parts])
-        self._centres = centres[..., None]  # (N, 4, 1)
         self._gripper_projection = _projection(CAMERAS["gripper"])
         self._static_clip = _projection(CAMERAS["static"]) @ np.array(static_view_matrix()).reshape(4, 4).T
-        self._sight = Sight(CAMERAS["gripper"], self._gripper_projection, radii)
+        self._sight = Sight(CAMERAS["gripper"], [part.levels[_NEAR] for part in parts])
         self._still_state = b""
         self._held: list[Any] = []
         self._backdrop: Backdrop | None = None
@@ -337,7 +335,7 @@ class GlRenderer:
             self._arrays["plain" if texture is None else "textured"].render(vertices=count, first=first)
 
     def _runs_in_sight(self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]) -> list[Run]:
-        seen, near = self._sight(clip_from_world, (world @ self._centres)[..., 0])
+        seen, near = self._sight(clip_from_world, world)
         return self._runs((part, _NEAR if near[part] else _FAR) for part in np.flatnonzero(seen).tolist())
 
     def _runs(self, parts: Iterable[tuple[int, int]]) -> list[Run]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bench.calvin import shaders
 from bench.calvin.meshes import Mesh
+from bench.calvin.sight import Boxes
 
 CELL = 8
 """Pixels along the side of a picture's cell."""
@@ -45,10 +46,9 @@ class ShadowReach:
     """
 
     def __init__(self, casters: Sequence[Mesh], size: int) -> None:
-        held = [(part, *box) for part, mesh in enumerate(casters) for box in boxes(mesh.position[mesh.triangles])]
-        self._parts = np.array([part for part, _, _ in held])
-        self._centres = np.array([[*(low + high) / 2, 1.0] for _, low, high in held])  # (S, 4)
-        self._halves = np.array([(high - low) / 2 for _, low, high in held])  # (S, 3)
+        held = [(part, box) for part, mesh in enumerate(casters) for box in boxes(mesh.position[mesh.triangles])]
+        self._parts = np.array([part for part, _ in held])
+        self._boxes = Boxes([box for _, box in held])
         self._cells = size // CELL
         self._corners = np.zeros((4, self._cells**2), np.intp)
 
@@ -74,9 +74,8 @@ class ShadowReach:
         Args:
             world: (N, 4, 4) ``world_from_part``.
         """
-        grid_from_part = (_GRID_FROM_WORLD @ world)[self._parts].swapaxes(0, 1)  # (2, S, 4)
-        at = (grid_from_part * self._centres).sum(axis=2)
-        half = (np.abs(grid_from_part[..., :3]) * self._halves).sum(axis=2) + _SOFT
+        at, half = self._boxes.along((_GRID_FROM_WORLD @ world)[self._parts])
+        half += _SOFT
         x0, y0 = np.clip(at - half, 0, _GRID - 1).astype(int).tolist()
         x1, y1 = np.clip(at + half + 1, 1, _GRID).astype(int).tolist()
         # Sums from one corner of the grid: four of them tell whether a rectangle holds a marked square.

@@ -1,6 +1,6 @@
-"""Which parts a camera may see, and which of them from near: judged by a sphere around each part.
+"""Which parts a camera may see, and which of them from near: judged by a box around each part.
 
-Not here: what is in front of what; the depth buffer knows.  A sphere that only touches the picture counts as seen, so
+Not here: what is in front of what; the depth buffer knows.  A box that only touches the picture counts as seen, so
 a picture never depends on this choice.
 """
 
@@ -16,42 +16,52 @@ from bench.calvin.meshes import Mesh
 
 _FAR_PIXEL = 0.003
 """Metres a pixel from which on a thinner mesh shows the same."""
-_SIDES = np.array([[1, 0, 0, 1], [-1, 0, 0, 1], [0, 1, 0, 1], [0, -1, 0, 1], [0, 0, 1, 1], [0, 0, -1, 1]], np.float64)
-"""A point lies before a side of the picture where the side's product with its clip coordinates is positive."""
+_SIDES = np.array([[1, 0, 0, 1], [-1, 0, 0, 1], [0, 1, 0, 1], [0, -1, 0, 1], [0, 0, 1, 1], [0, 0, -1, 1], [0, 0, 0, 1]])
+"""What a point's clip coordinates are multiplied with: before the picture's six sides all are positive; then w."""
 
 
-def spheres(meshes: Sequence[Mesh]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the centres (N, 4), homogeneous, and radii (N,) of spheres around meshes, in their frames, metres."""
-    centres, radii = np.ones((len(meshes), 4)), np.zeros(len(meshes))
-    for row, mesh in enumerate(meshes):
-        centres[row, :3] = (mesh.position.min(axis=0) + mesh.position.max(axis=0)) / 2
-        radii[row] = np.linalg.norm(mesh.position - centres[row, :3], axis=1).max()
-    return centres, radii
+class Boxes:
+    """Boxes in frames that move.
+
+    Args:
+        corners: low and high corner (3,) of each.
+    """
+
+    def __init__(self, corners: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]]) -> None:
+        low, high = np.array(corners, np.float64).swapaxes(0, 1)  # (N, 2, 3) -> (2, N, 3)
+        self._middles = np.concatenate([(low + high) / 2, np.ones((len(low), 1))], axis=1)[..., None]  # (N, 4, 1)
+        self._halves = (high - low)[..., None] / 2  # (N, 3, 1)
+
+    def along(self, rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (K, N) where the boxes' middles lie, and how far each reaches to both sides.
+
+        Args:
+            rows: (N, K, 4) measures, such as a plane's numbers, for homogeneous points in each box's frame.
+        """
+        return (rows @ self._middles)[..., 0].T, (np.abs(rows[..., :3]) @ self._halves)[..., 0].T
 
 
 class Sight:
-    """Judges spheres before one camera.
+    """Judges the parts before one camera.
 
     Args:
         camera: its inner numbers.
-        projection: (4, 4) from the camera's space to clip space.
-        radii: (N,) metres.
+        parts: their meshes, in their frames.
     """
 
-    def __init__(self, camera: Camera, projection: NDArray[np.float64], radii: NDArray[np.float64]) -> None:
-        planes = _SIDES @ projection
-        self._planes = _SIDES / np.linalg.norm(planes[:, :3], axis=1, keepdims=True)
-        self._radii = radii
-        self._near = _FAR_PIXEL * camera.size / 2 / np.tan(np.radians(camera.field_of_view) / 2) + radii
+    def __init__(self, camera: Camera, parts: Sequence[Mesh]) -> None:
+        self._boxes = Boxes([(mesh.position.min(axis=0), mesh.position.max(axis=0)) for mesh in parts])
+        self._near = _FAR_PIXEL * camera.size / 2 / np.tan(np.radians(camera.field_of_view) / 2)
 
     def __call__(
-        self, clip_from_world: NDArray[np.float64], centres: NDArray[np.float64]
+        self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return (N,) which spheres reach into the picture, and which of them are near.
+        """Return (N,) which parts reach into the picture, and of which the middle is near.
 
         Args:
             clip_from_world: (4, 4).
-            centres: (N, 4) in the world, homogeneous.
+            world: (N, 4, 4) ``world_from_part``.
         """
-        clip = clip_from_world @ centres.T  # (4, N)
-        return (self._planes @ clip > -self._radii).all(axis=0), clip[3] < self._near
+        middles, reach = self._boxes.along((_SIDES @ clip_from_world) @ world)
+        seen: NDArray[np.bool_] = np.logical_and.reduce(middles[:6] > -reach[:6])
+        return seen, middles[6] < self._near

@@ -25,6 +25,8 @@ _TOLERANCE = {FINE: 0.0005, COARSE: 0.0022, SHADOW: 0.012}
 _REACH = 0.95
 """Share of the surface for which the tolerance holds."""
 _PROBES = 400
+_SHADES = 32
+"""Of 255: colours of a piece that differ by less become one."""
 _SAME_WAY = 0.9
 """Cosine between a corner's normal and the mean around its point up to which it takes the mean."""
 
@@ -169,4 +171,10 @@ def _dressed(
     shared /= np.maximum(np.linalg.norm(shared, axis=-1, keepdims=True), 1e-9)
     chosen = np.where((shared * chosen).sum(-1, keepdims=True) > _SAME_WAY, shared, chosen)
     _, nearest = cKDTree(old.mean(axis=1)).query(corners.mean(axis=1))
-    return from_corners(corners, chosen, colours=colours[rows][nearest])
+    return from_corners(corners, chosen, colours=_plain(colours[rows])[nearest])
+
+
+def _plain(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (M, 3) colours without their shades: triangles of one colour share their corners."""
+    middle = np.median(colours, axis=0)
+    return np.where(np.abs(colours - middle).max(axis=1, keepdims=True) < _SHADES, middle, colours).astype(np.uint8)

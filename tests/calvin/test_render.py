@@ -10,11 +10,11 @@ from bench.calvin import gl
 from bench.calvin.backdrop import strips
 from bench.calvin.camera import CAMERAS, camera_from_world, gripper_view_matrix, static_view_matrix
 from bench.calvin.env import CalvinEnv
-from bench.calvin.meshes import box, moved
+from bench.calvin.meshes import box
 from bench.calvin.parts import matrices
 from bench.calvin.render import GlRenderer
 from bench.calvin.shadow_reach import ShadowReach
-from bench.calvin.sight import Sight, spheres
+from bench.calvin.sight import Sight
 from bench.errors import UserError
 
 pytestmark = pytest.mark.skipif(not gl.gl_available()[0], reason=gl.gl_available()[1])
@@ -181,14 +181,9 @@ def test_culling_keeps_what_touches_the_picture():
     camera = CAMERAS["gripper"]
     view = np.array(gripper_view_matrix(((0, 0, 0), (0, 0, 0, 1)))).reshape(4, 4).T  # looks along +y, x to the right
     projection = np.array(camera.projection_matrix()).reshape(4, 4).T
-    places = [(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0), (0, 0.1, 0)]
-    cubes = [
-        moved(box((0.4, 0.4, 0.4)), matrices(np.array([place]), np.array([[0, 0, 0, 1.0]]))[0]) for place in places
-    ]
-    centres, radii = spheres(cubes)
-    assert np.allclose(centres, [[*place, 1] for place in places])
-    assert np.allclose(radii, 0.2 * np.sqrt(3))
-    seen, near = Sight(camera, projection, radii)(projection @ view, centres)
+    places = np.array([(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0), (0, 0.1, 0)])
+    cubes = matrices(places, np.tile([0, 0, 0, 1.0], (len(places), 1)))
+    seen, near = Sight(camera, [box((0.4, 0.4, 0.4))] * len(places))(projection @ view, cubes)
     assert seen.tolist() == [True, False, False, True, False, True]
     assert near[[0, 5]].tolist() == [False, True]
 
