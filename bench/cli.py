@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from bench.errors import UserError
-from bench.verbs import data, main_job, measure, parts, rollout, serve
+from bench.verbs import data, main_job, measure, parts, report, rollout, serve
 from bench.verbs.common import EXIT_USER_ERROR, Parser, Verbs
 
 EXIT_INTERRUPTED = 130
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = Verbs(parser)
-    for room in (main_job, parts, rollout, serve, data, measure):
+    for room in (main_job, report, parts, rollout, serve, data, measure):
         room.add(verbs)
     return parser
 

@@ -8,6 +8,7 @@ in the result and costs none of the others.  Not here: the command line, and how
 from __future__ import annotations
 
 import multiprocessing
+import queue
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -152,6 +153,19 @@ def _train_in_process(
         answers.put((number, None, one_line(error)))
 
 
+def _answers(processes: Sequence[Any], answers: Any) -> list[tuple[int, Any, str | None]]:
+    """Return the answer of each process; one that ends without is an error."""
+    given: list[tuple[int, Any, str | None]] = []
+    while len(given) < len(processes):
+        dead = [process.exitcode for process in processes if process.exitcode]
+        try:
+            given.append(answers.get(timeout=1))
+        except queue.Empty:
+            if dead:
+                raise UserError(f"a training beside others was ended from outside, exit code {dead[0]}") from None
+    return given
+
+
 def _train_side_by_side(config: FlowPolicyConfig, device: str, launch: str | None, count: int) -> dict[str, Any]:
     """Train ``count`` policies at once; ``samples_per_s`` is that of all of them."""
     context = multiprocessing.get_context("spawn")
@@ -163,7 +177,7 @@ def _train_side_by_side(config: FlowPolicyConfig, device: str, launch: str | Non
     for process in processes:
         process.start()
     try:
-        given = [answers.get(timeout=SIDE_BY_SIDE_S) for _ in processes]
+        given = _answers(processes, answers)
     finally:
         for process in processes:
             process.join(timeout=30)

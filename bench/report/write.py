@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import atomic
-from bench.report import curve, gallery, plots, speed, tables
+from bench.report import gallery, plots, tables
 
 VIDEO_COLUMNS = ("generator", "psnr (dB)", "ssim", "frames")
 SUBTASKS = (
@@ -20,10 +20,6 @@ SUBTASKS = (
 OFFLINE = (
     "Each policy's actions against those of held-out demonstrations, in action units (1 is 2 cm or 0.05 rad), and the "
     "same when every frame is shown the wrist view of another: what a policy does not look at cannot mislead it."
-)
-TRAINING = (
-    "Samples a second of all trainings on one device, both views, and which share that is of what the device's matrix "
-    "products and its memory allow: the operations of a sample, and the bytes that its convolutions and products move."
 )
 PUBLISHED_COLUMNS = ("method", "split", "anchor", "generated", "real", "source")
 
@@ -135,44 +131,3 @@ def write_report(
     atomic.write_text(directory / "report.md", _markdown(record, [path.stem for path in written]))
     atomic.write_text(directory / "report.html", _html(record, figures, clips))
     return [*written, directory / "report.md", directory / "report.html"]
-
-
-def write_curve(
-    records: Sequence[Mapping[str, Any]], field: str, directory: Path, measured: Sequence[Mapping[str, Any]] = ()
-) -> list[Path]:
-    """Write ``curve.md`` and ``figures/curve.png``: records of one suite, side by side by one of its fields.
-
-    Args:
-        records: records that differ in the field.
-        field: a field of their suites, such as ``policy.demonstrations``.
-        directory: where to write.
-        measured: what ``wristbench perf policy`` measured of such policies, for the tables of speed.
-
-    Returns:
-        The files written, the page last.
-
-    Raises:
-        UserError: the records do not have the field, or two have the same value.
-    """
-    columns, rows = curve.rows(records, field)
-    picture = directory / "figures" / "curve.png"
-    with atomic.replacing(picture) as temporary:
-        curve.draw(records, field, temporary)
-    last = curve.points(records, field)[-1]
-    by_task = tables.subtask_table(last.record, "tasks")
-    gaps, answers, trained = curve.gap_rows(records, field), speed.latency_rows(measured), speed.training_rows(measured)
-    parts = [
-        f"# {last.record['name']}: average length by {field}",
-        "![Average length with its interval, a line for each arm](figures/curve.png)",
-        tables.markdown(columns, rows),
-        tables.markdown((columns[0], "real − anchor"), gaps) if gaps else "",
-        f"## Subtasks at {field} = {last.value}\n\n{SUBTASKS}" if by_task[1] else "",
-        tables.markdown(*by_task) if by_task[1] else "",
-        "## Inference latency\n\nOne call: pictures at camera size in, a chunk of actions out." if answers else "",
-        tables.markdown(speed.LATENCY_COLUMNS, answers) if answers else "",
-        f"## Training speed\n\n{TRAINING}" if trained else "",
-        tables.markdown(speed.TRAINING_COLUMNS, trained) if trained else "",
-    ]
-    page = directory / "curve.md"
-    atomic.write_text(page, "\n\n".join(part for part in parts if part) + "\n")
-    return [picture, page]

@@ -110,7 +110,14 @@ def test_the_verb_finds_the_records_of_runs_and_of_sweeps(tmp_path: Path, capsys
     assert json.loads(capsys.readouterr().out)["report"] == str(tmp_path / "out" / "curve.md")
     page = (tmp_path / "out" / "curve.md").read_text()
     assert page.index("| 1000 | anchor") < page.index("| 3000 | anchor") < page.index("| 10000 | real")
+    assert cli.run(["report", "--perf", str(perf), "--out", str(tmp_path / "speed"), "--json"]) == 0
+    assert "| small | NVIDIA H200 | 2.1 |" in (tmp_path / "speed" / "speed.md").read_text()
+    capsys.readouterr()
+    (tmp_path / "half.json").write_text('{"latency_ms": {"1": 2}}')
     for wrong, complaint in (
+        (["report", "--perf", str(tmp_path / "half.json"), "--out", str(tmp_path / "speed")], "KeyError('scale')"),
+        (["report", "--perf", str(perf)], "--perf FILE… --out DIR"),
+        (["report"], "expected DIR alone"),
         (["report", *folders], "--curve"),
         (["report", str(tmp_path / "out"), "--curve", FIELD], "found no record.json"),
         (["report", *folders, "--curve", FIELD, "--perf", str(tmp_path / "none.json")], "none.json"),
