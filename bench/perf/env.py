@@ -1,14 +1,15 @@
 """How fast one environment is: steps with and without pictures, each view, construction, reset, memory.
 
-Not here: the command line.  PyBullet's TinyRenderer is timed in the same run, because a ratio
-on one machine says more than a number from another.
+Not here: the command line.  What is timed is the replay of experts at work (``expert_motions``).  PyBullet's
+TinyRenderer is timed in the same run, because a ratio on one machine says more than a number from another.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ import psutil
 
 from bench.calvin.camera import CAMERAS
 from bench.calvin.env import CalvinEnv
+from bench.calvin.expert import demonstrate
+from bench.calvin.sequences import evaluation_sequences
+from bench.calvin.starts import observation_of
 from bench.errors import UserError
 
 _TINY_STEPS = 30
@@ -37,21 +41,52 @@ def _milliseconds(work: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats * 1e3
 
 
-def _walk(rng: np.random.Generator) -> np.ndarray:
-    action: np.ndarray = rng.uniform(-1, 1, 7)
-    action[2] = abs(action[2]) / 4  # slowly up: pressing into the table costs the physics five times as much
-    action[6] = 1.0
-    return action
+@dataclass(frozen=True)
+class Motion:
+    """Something that a robot does on a table: where it begins and the actions (7,) from there on."""
+
+    start: dict[str, np.ndarray]
+    actions: tuple[np.ndarray, ...]
 
 
-def _rates(env: CalvinEnv, steps: int, *, pictures: bool, seed: int) -> tuple[float, float]:
-    """Return control steps a second of wall time and of this process's CPU time."""
+def expert_motions(env: CalvinEnv, steps: int, seed: int) -> list[Motion]:
+    """Record ``steps`` actions of the scripted experts at work on chains of CALVIN's evaluation.
+
+    That is the motion of rollouts: reaching, grasping, pushing, carrying, within the robot's reach.  A random walk is
+    not: it presses into the table, or leaves the robot's reach, where the inverse kinematics find no solution.
+    """
     rng = np.random.default_rng(seed)
-    env.reset(seed=seed, options={"render_views": pictures})
-    start, busy = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        env.step(_walk(rng), render_views=pictures)
-    return steps / (time.perf_counter() - start), steps / (time.process_time() - busy)
+    sequences = evaluation_sequences()
+    motions: list[Motion] = []
+    while steps > 0:
+        state, tasks = sequences[int(rng.integers(len(sequences)))]
+        robot_obs, scene_obs = observation_of(env.scene, state, rng)
+        start = {"robot_obs": robot_obs, "scene_obs": scene_obs}
+        env.reset(options={**start, "render_views": False})
+        actions: list[np.ndarray] = []
+        for task in tasks:
+            demonstration = demonstrate(env, task, rng, fresh=False)
+            if demonstration is None or len(actions) >= steps:
+                break
+            actions += list(demonstration.actions)
+        motions.append(Motion(start, tuple(actions[:steps])))
+        steps -= len(actions)
+    return motions
+
+
+def _rates(env: CalvinEnv, motions: Sequence[Motion], steps: int, *, pictures: bool) -> tuple[float, float]:
+    """Return control steps a second of wall time and of this process's CPU time, over the first ``steps``."""
+    wall = busy = 0.0
+    left = steps
+    for motion in motions:
+        env.reset(options={**motion.start, "render_views": pictures})
+        actions = motion.actions[:left]
+        left -= len(actions)
+        wall, busy = wall - time.perf_counter(), busy - time.process_time()
+        for action in actions:
+            env.step(action, render_views=pictures)
+        wall, busy = wall + time.perf_counter(), busy + time.process_time()
+    return steps / wall, steps / busy
 
 
 def _one_of_many(recipe: dict[str, Any], steps: int, seed: int, start: Any, results: Any) -> None:
@@ -61,9 +96,10 @@ def _one_of_many(recipe: dict[str, Any], steps: int, seed: int, start: Any, resu
     try:
         env.reset(seed=seed)
         construct = time.perf_counter() - begun
-        _rates(env, min(steps, _TINY_STEPS), pictures=True, seed=seed)
+        motions = expert_motions(env, steps, seed)
+        _rates(env, motions, min(steps, _TINY_STEPS), pictures=True)
         start.wait()
-        rate, _ = _rates(env, steps, pictures=True, seed=seed)
+        rate, _ = _rates(env, motions, steps, pictures=True)
         results.put((rate, construct, psutil.Process().memory_info().rss / 1e6))
     finally:
         env.close()
@@ -128,11 +164,12 @@ def measure(
         scene: ``A`` … ``D``.
         assets: CALVIN's own files, or None for the built-in scene.
         renderer: as for ``CalvinEnv``.
-        seed: of the random actions.
+        seed: chooses the chains.
 
     Returns:
         ``steps_per_s`` (both views drawn every step), ``steps_per_cpu_s`` (the same by CPU time: what a busy machine
-        leaves alone), ``physics_steps_per_s`` (nothing drawn), ``per_view_ms`` by camera, ``renderer``, ``device``,
+        leaves alone), ``physics_steps_per_s`` and ``physics_steps_per_cpu_s`` (nothing drawn), ``per_view_ms`` by
+        camera, ``renderer``, ``device``,
         ``tiny_steps_per_s`` and ``ratio_to_tiny`` (by CPU time, the median of turns of one and the other),
         ``construct_s`` (up to the first pictures), ``reset_ms`` (nothing drawn) and ``rss_mb`` (before TinyRenderer
         draws).
@@ -148,15 +185,17 @@ def measure(
         env.reset(seed=seed)
         result: dict[str, Any] = {"scene": scene, "steps": steps, "construct_s": time.perf_counter() - start}
         result["renderer"], result["device"] = env.renderer, _device(env)
-        result["steps_per_s"], result["steps_per_cpu_s"] = _rates(env, steps, pictures=True, seed=seed)
-        result["physics_steps_per_s"], _ = _rates(env, steps, pictures=False, seed=seed)
+        motions = expert_motions(env, steps, seed)
+        result["steps_per_s"], result["steps_per_cpu_s"] = _rates(env, motions, steps, pictures=True)
+        physics = _rates(env, motions, steps, pictures=False)
+        result["physics_steps_per_s"], result["physics_steps_per_cpu_s"] = physics
         draw = env._drawer().draw
         result["per_view_ms"] = {name: _milliseconds(partial(draw, (name,)), min(steps, 50)) for name in CAMERAS}
         result["reset_ms"] = _milliseconds(lambda: env.reset(options={"render_views": False}), min(steps, 10))
         result["rss_mb"] = psutil.Process().memory_info().rss / 1e6
         tiny = CalvinEnv(scene, assets=assets, renderer="bullet-tiny")
         try:
-            result |= _beside_tiny(env, tiny, steps, seed)
+            result |= _beside_tiny(env, tiny, motions, steps)
         finally:
             tiny.close()
     finally:
@@ -164,11 +203,11 @@ def measure(
     return result
 
 
-def _beside_tiny(env: CalvinEnv, tiny: CalvinEnv, steps: int, seed: int) -> dict[str, float]:
+def _beside_tiny(env: CalvinEnv, tiny: CalvinEnv, motions: Sequence[Motion], steps: int) -> dict[str, float]:
     """Let both step in turns, so that a machine's busy moments count for both."""
     turns = []
-    for turn in range(_TURNS):
-        slow = _rates(tiny, -(-min(steps, _TINY_STEPS) // _TURNS), pictures=True, seed=seed + turn)
-        fast = _rates(env, -(-steps // _TURNS), pictures=True, seed=seed + turn)
+    for _ in range(_TURNS):
+        slow = _rates(tiny, motions, -(-min(steps, _TINY_STEPS) // _TURNS), pictures=True)
+        fast = _rates(env, motions, -(-steps // _TURNS), pictures=True)
         turns.append((slow[0], fast[1] / slow[1]))
     return dict(zip(("tiny_steps_per_s", "ratio_to_tiny"), np.median(turns, axis=0).tolist(), strict=True))
