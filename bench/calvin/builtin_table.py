@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SWITCH_RANGE, SceneSpec
 from bench.calvin.shapes import BLACK, GREY, Box, Cylinder, Hull, Shape, Vector, numbers, prism, ring, shape_elements
+from bench.calvin.textures import shade
 
 _FRONT, _EDGE, _RIDGE, _BACK = -0.18, 0.02, 0.14, 0.18
 _TOP, _ROOF = 0.44, 0.648
@@ -20,7 +21,9 @@ _SLOPE = math.radians(60.0)
 # PyBullet's margin around a hull (gUrdfDefaultCollisionMargin).  CALVIN's base is a triangle mesh, which is touched at
 # its surface; its moving parts are hulls, which are touched a margin further out.
 _BASE_INSET = 0.001
-_DARK = (0.12, 0.12, 0.12)
+_SLOT_LIGHT = 0.7
+"""Share of the wood's light that a slot shows, and how wide it is: what CALVIN's cut slots look like from afar."""
+_SLOT_HALF = 0.003
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def _base(scene: SceneSpec) -> tuple[Shape, ...]:
 
 
 def _lever_slots(scene: SceneSpec) -> list[Hull]:
-    """Two dark strips on the slope, along which the lever's posts run."""
+    """Two strips on the slope, darker than its wood, along which the lever's posts run."""
     along = (math.cos(_SLOPE), math.sin(_SLOPE))
     outward = (-math.sin(_SLOPE) * 0.0006, math.cos(_SLOPE) * 0.0006)
     strips = []
@@ -84,8 +87,8 @@ def _lever_slots(scene: SceneSpec) -> list[Hull]:
             for at in (0.056, 0.18)
             for lift in (0.0, 1.0)
         ]
-        points = tuple((x + dx, y, z) for dx in (-0.01, 0.01) for y, z in corners)
-        strips.append(Hull(points, _DARK, collides=False))
+        points = tuple((x + dx, y, z) for dx in (-_SLOT_HALF, _SLOT_HALF) for y, z in corners)
+        strips.append(Hull(points, shade(scene.materials["base_link"], _SLOT_LIGHT), collides=False))
     return strips
 
 

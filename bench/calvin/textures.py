@@ -48,6 +48,14 @@ def _noise(rng: np.random.Generator, cells: tuple[int, int]) -> NDArray[np.float
     return out
 
 
+def _look(name: str) -> tuple[tuple[int, int, int], tuple[int, int, int], int, float]:
+    """Return the row of ``_WOODS`` that a board's name begins with."""
+    kind = next((kind for kind in sorted(_WOODS, key=len, reverse=True) if name.startswith(kind)), None)
+    if kind is None:
+        raise UserError(f"material: expected a name that begins with one of {sorted(_WOODS)}, got {name!r}")
+    return _WOODS[kind]
+
+
 @lru_cache(maxsize=16)
 def wood(name: str) -> NDArray[np.uint8]:
     """Return the (SIZE, SIZE, 3) tileable image of a wood, grain along x.
@@ -55,10 +63,7 @@ def wood(name: str) -> NDArray[np.uint8]:
     Args:
         name: ``dark_wood``, ``light_wood`` or ``wood``, followed by ``_`` and any name of the board.
     """
-    kind = next((kind for kind in sorted(_WOODS, key=len, reverse=True) if name.startswith(kind)), None)
-    if kind is None:
-        raise UserError(f"material: expected a name that begins with one of {sorted(_WOODS)}, got {name!r}")
-    early, late, rings, waviness = _WOODS[kind]
+    early, late, rings, waviness = _look(name)
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
     down = np.arange(SIZE)[:, None] / SIZE
     bend = waviness * _noise(rng, (4, 2)) + 0.25 * _noise(rng, (8, 4))
@@ -84,3 +89,10 @@ def checker() -> NDArray[np.uint8]:
 def material(name: str) -> NDArray[np.uint8]:
     """Return the (H, W, 3) uint8 image of a material, ``checker`` or a wood."""
     return checker() if name == "checker" else wood(name)
+
+
+def shade(name: str, share: float) -> tuple[float, float, float]:
+    """Return a wood's middle colour, 0..1, with ``share`` of its light: what a narrow groove in it shows."""
+    early, late, *_ = _look(name)
+    red, green, blue = ((one + other) / 510 * share for one, other in zip(early, late, strict=True))
+    return red, green, blue

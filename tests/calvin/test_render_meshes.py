@@ -116,6 +116,11 @@ def test_wood_is_the_same_for_a_name_and_tiles():
         textures.material("marble")
 
 
+def test_a_groove_has_the_colour_of_its_wood():
+    groove = np.array(textures.shade("light_wood_b", 0.7)) * 255
+    assert np.allclose(groove, 0.7 * textures.material("light_wood_b").mean(axis=(0, 1)), atol=12)
+
+
 def test_distances_reach_inside_edges_and_corners():
     triangle = np.array([[(0.0, 0, 0), (1, 0, 0), (0, 1, 0)]])
     points = np.array([(0.2, 0.2, 0.5), (0.5, -2.0, 0.0), (-3.0, -4.0, 0.0), (1.0, 1.0, 0.0)])
