@@ -24,6 +24,7 @@ from bench.rollout.export import export_parquet
 from bench.rollout.film import FilmFormat, Films
 from bench.rollout.ledger import LEDGER_FILE, Ledger
 from bench.rollout.prometheus import MetricsOptions, exported
+from bench.rollout.session import cluster_address, start_ray
 from bench.rollout.sources import BUILT_IN, PolicySource, is_remote, request_seed
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
@@ -193,13 +194,19 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
 
 def _where(policy: str, options: RolloutOptions) -> tuple[Literal["local", "actor"], str]:
     """Return how the policy is asked and on which device it runs; many workers on a GPU share it through actors."""
-    built_in = policy in BUILT_IN or is_remote(policy)
-    if options.inference is not None:
-        inference = options.inference
-    else:
-        inference = "actor" if not built_in and options.workers != 0 and device() == "cuda" else "local"
+    if policy in BUILT_IN or is_remote(policy):
+        return options.inference or "local", "cpu"
+    there = _device(options)
+    inference = options.inference or ("actor" if options.workers != 0 and there == "cuda" else "local")
     alone = options.workers == 0 or inference == "actor"
-    return inference, device() if alone and not built_in else "cpu"
+    return inference, there if alone else "cpu"
+
+
+def _device(options: RolloutOptions) -> str:
+    """Return what a network would run on: a cluster may have GPUs where this machine has none."""
+    if options.workers == 0 or cluster_address(options.ray_address) is None:
+        return device()
+    return "cuda" if start_ray(options.ray_address).cluster_resources().get("GPU") else "cpu"
 
 
 def _record(

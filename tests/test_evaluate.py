@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
+from bench import evaluate
 from bench.calvin.instructions import evaluation_instruction, training_instructions
 from bench.calvin.tasks import TASKS
 from bench.cli import run
@@ -143,3 +144,21 @@ def test_rollout_stops_when_it_is_decided(tmp_path: Path, capsys: pytest.Capture
     again = said(capsys, *random, "--out", tmp_path / "ours", *against)
     assert again["comparison"] == comparison
     assert (tmp_path / "ours" / LEDGER_FILE).read_bytes() == done
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"), [({"GPU": 2.0, "CPU": 8.0}, ("actor", "cuda")), ({"CPU": 8.0}, ("local", "cpu"))]
+)
+def test_cluster_with_gpus_is_used_from_a_machine_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpus: dict[str, float], expected: tuple[str, str]
+) -> None:
+    class Cluster:
+        @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return gpus
+
+    monkeypatch.setattr("bench.evaluate.device", lambda: "cpu")
+    monkeypatch.setattr("bench.evaluate.start_ray", lambda address: Cluster)
+    assert evaluate._where(str(tmp_path), RolloutOptions(ray_address="head:6379")) == expected
+    assert evaluate._where("expert", RolloutOptions(ray_address="head:6379")) == ("local", "cpu")
+    assert evaluate._where(str(tmp_path), RolloutOptions(workers=0, ray_address="head:6379")) == ("local", "cpu")
