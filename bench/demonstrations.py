@@ -56,7 +56,7 @@ class CollectOptions:
         validation_episodes: validation demonstrations, or chains.
         chain_length: tasks in a row without a reset that make an episode; where one fails, or no other may follow, the
             chain ends and what was solved is kept.  1: a demonstration an episode.
-        noise: standard deviation of DART noise, as a share of the action limit; labels stay clean.
+        noise: size of the disturbances of what is executed, as a share of the action limit; labels stay clean.
         seed: the only source of variation.
         depth: record depth too, in steps of a quarter of a millimetre; the tiny and small world models need it.
         format: ``calvin``, a compressed file a frame, or ``packed``, memory-mapped

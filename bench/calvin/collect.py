@@ -75,7 +75,7 @@ def attempts(
         env: the world to act in.
         tasks: names of the tasks to demonstrate.
         rng: the only source of variation.
-        noise: standard deviation of the noise on executed actions; labels stay clean.
+        noise: size of the disturbances of executed actions; labels stay clean.
         render: record both cameras.
     """
     tried: Counter[str] = Counter()
@@ -109,7 +109,7 @@ def chain_attempts(
         tasks: names of the tasks to demonstrate.
         length: tasks of a chain; fewer where no more of them follow one another, or where one fails.
         rng: the only source of variation.
-        noise: standard deviation of the noise on executed actions; labels stay clean.
+        noise: size of the disturbances of executed actions; labels stay clean.
         render: record both cameras.
     """
     tried: Counter[str] = Counter()
@@ -236,7 +236,7 @@ def wanted_attempts(
         episodes: number of successful attempts wanted; fewer come where the experts fail again and again.
         seed: the only source of variation; give every part its own.
         chain_length: tasks of an attempt; 1: see :func:`attempts`, more: see :func:`chain_attempts`.
-        noise: standard deviation of the noise on executed actions, in action units; labels stay clean.
+        noise: size of the disturbances of executed actions, in action units; labels stay clean.
         render: record both cameras, and their depth where the world was made with ``depth=True``.
 
     Raises:

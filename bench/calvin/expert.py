@@ -1,7 +1,7 @@
 """Scripted experts: demonstrations of CALVIN's tasks, made from the simulator's state and verified by the oracle.
 
-An expert moves somewhat like a person at a controller: pace, heights and contact points vary, noise may be added to
-what is executed while the clean action is kept as the label (DART, arXiv:1703.09327).  How each task is done lies in
+An expert moves somewhat like a person at a controller: pace, heights and contact points vary, what is executed may be
+disturbed (``disturbance.py``) while the clean action is kept as the label.  How each task is done lies in
 ``bench/calvin/experts``; where demonstrations begin lies in ``starts.py``.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.calvin.disturbance import Disturbance
 from bench.calvin.env import CalvinEnv
 from bench.calvin.experts import grasping, parts, pushing
 from bench.calvin.experts.motion import CLOSED, OPEN, ExpertFailed, Hand, Motion
@@ -29,8 +30,6 @@ MAX_STEPS = 300
 TAIL_STEPS = (5, 11)
 """Actions recorded beyond success: at least, below."""
 SETTLE_STEPS = 4
-ROTATION_NOISE = 0.5
-"""Share of the noise that the three rotation entries get."""
 
 
 def _experts() -> dict[str, Callable[[Hand], Motion]]:
@@ -210,12 +209,6 @@ class _Recording:
         return states if self.film is None else states | self.film.develop()
 
 
-def _noisy(action: NDArray[np.float64], noise: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the action with Gaussian noise on all but the gripper, within [-1, 1]."""
-    spread = noise * np.array([1.0, 1.0, 1.0, ROTATION_NOISE, ROTATION_NOISE, ROTATION_NOISE, 0.0])
-    return np.clip(action + spread * rng.standard_normal(7), -1.0, 1.0)
-
-
 def demonstrate(
     env: CalvinEnv,
     task: str,
@@ -232,7 +225,7 @@ def demonstrate(
         env: the world to act in.
         task: one of :data:`EXPERT_TASKS`.
         rng: the only source of variation.
-        noise: standard deviation of the noise added to executed actions, in action units (0.2 is noticeable).
+        noise: size of the disturbances of what is executed, in action units, see ``disturbance.py``; 0.2 is much.
         max_steps: give up after so many actions.
         fresh: begin from a new random start; otherwise from the state that the world is in.
         render: record both cameras as well, and their depth where the world was made with ``depth=True``.
@@ -248,8 +241,9 @@ def demonstrate(
     sentences = training_instructions(_known(task))
     env.begin_subtask()
     recording, solved_at, left = _Recording(env, render), None, int(rng.integers(*TAIL_STEPS))
+    disturbed = Disturbance(noise, rng)
     for label in _attempt(env, task, rng):
-        recording.step(label, _noisy(label, noise, rng) if noise else label)
+        recording.step(label, disturbed(label))
         if solved_at is None and env.task_done(task):
             solved_at = len(recording.actions) - 1
         if solved_at is not None:

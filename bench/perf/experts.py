@@ -43,7 +43,7 @@ class RateJob:
         task: CALVIN's task name.
         starts: numbers of the starts.
         seed: the same for the whole measurement.
-        noise: standard deviation of the noise on executed actions, in action units.
+        noise: size of the disturbances of executed actions, in action units.
         assets: a calvin_env checkout, or None for the built-in scene.
     """
 

@@ -160,7 +160,7 @@ def add(verbs: Verbs) -> None:
     experts.add_argument("--scenes", default="ABCD", metavar="ABCD")
     experts.add_argument("--starts", type=whole, default=100, metavar="N", help="random starts of each task and scene")
     experts.add_argument("--tasks", default="all", metavar="TASK,…", help="all, or names separated by commas")
-    experts.add_argument("--noise", type=float, default=0.0, help="DART noise, a share of the action limit")
+    experts.add_argument("--noise", type=float, default=0.0, help="disturb what is executed, not labels; 0.2 is much")
     experts.add_argument("--seed", type=seed, default=0, metavar="N")
     experts.add_argument("--calvin-assets", type=Path, metavar="DIR", help="a calvin_env checkout; default: built-in")
     add_ray(experts)

@@ -70,7 +70,7 @@ def add(verbs: Verbs) -> None:
     collect.add_argument("--validation-episodes", type=whole, default=10, metavar="N")
     collect.add_argument("--chain-length", type=whole, default=1, metavar="K",
                          help="an episode is up to K tasks in a row without a reset, each annotated")  # fmt: skip
-    collect.add_argument("--noise", type=float, default=0.0, help="DART noise, a share of the action limit")
+    collect.add_argument("--noise", type=float, default=0.0, help="disturb what is executed, not labels; 0.2 is much")
     collect.add_argument("--seed", type=seed, default=0, metavar="N")
     collect.add_argument("--format", choices=("calvin", "packed"), default="calvin",
                          help="a compressed file a frame, or memory-mapped shards; both are read the same")  # fmt: skip
