@@ -135,6 +135,7 @@ class MainJob:
             tasks=data.tasks,
             episodes=data.episodes,
             validation_episodes=data.validation_episodes,
+            chain_length=data.chain_length,
             noise=data.noise,
             seed=options.seed,
             depth=bool(self.suite.generators),

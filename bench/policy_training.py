@@ -67,12 +67,15 @@ class TrainOptions:
 
 
 def policy_config(part: PolicyPart) -> FlowPolicyConfig:
-    """Return the policy's configuration: a preset with the suite's steps, batch and head."""
+    """Return the policy's configuration: a preset with the suite's steps, batch, recolouring and head."""
     if part.kind == "vpp":
         return _video_policy_config(part)
     preset = FlowPolicyConfig.preset(part.scale)
     training = replace(
-        preset.training, steps=part.steps or preset.training.steps, batch=part.batch or preset.training.batch
+        preset.training,
+        steps=part.steps or preset.training.steps,
+        batch=part.batch or preset.training.batch,
+        recolour=part.recolour,
     )
     return replace(preset, training=training, head={"flow": "flow", "bc": "regression"}[part.kind])
 

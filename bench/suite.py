@@ -91,9 +91,10 @@ class DataPart(_Part):
         source: ``collect`` (scripted experts in the CALVIN world) or ``calvin`` (a folder given by ``--dataset``).
         scenes: scenes to collect in, e.g. ``"D"`` or ``"ABC"``.
         tasks: tasks to collect, or ``all``.
-        episodes: demonstrations to collect for training.
-        validation_episodes: demonstrations to collect for validation (never trained on).
-        noise: DART noise of the expert, as a share of the action limit; labels stay clean.
+        episodes: demonstrations to collect for training; chains of them where ``chain_length`` is more than 1.
+        validation_episodes: the same for validation (never trained on).
+        chain_length: tasks in a row without a reset in an episode, as the evaluation has them.
+        noise: disturbances of what the expert executes, as a share of the action limit; labels stay clean.
         format: how collected frames are kept: ``calvin``, a compressed file each, or ``packed``, memory-mapped.
         paired_share: share of training episodes with wrist recordings, the world model's only training data.
     """
@@ -103,6 +104,7 @@ class DataPart(_Part):
     tasks: tuple[str, ...] | Literal["all"] = "all"
     episodes: int = Field(48, ge=2)
     validation_episodes: int = Field(8, ge=1)
+    chain_length: int = Field(1, ge=1)
     noise: float = Field(0.0, ge=0.0, le=1.0)
     format: Literal["calvin", "packed"] = "calvin"
     paired_share: float = Field(0.2, gt=0.0, lt=1.0)
@@ -145,6 +147,7 @@ class PolicyPart(_Part):
         batch: samples a step, or the scale's default.
         demonstrations: trained on the first n demonstrations only (``bench/subset.py``), or on all; for learning
             curves.  The world model still has the whole paired share.
+        recolour: strength of random recolouring of training images, 0 to 1, for scenes that training does not have.
         video_steps: training steps of ``vpp``'s video predictor, or the scale's default.
         video_weights: Hugging Face id or folder of the video model of ``vpp`` at ``paper``, or the released VPP's.
     """
@@ -154,6 +157,7 @@ class PolicyPart(_Part):
     steps: int | None = Field(None, ge=1)
     batch: int | None = Field(None, ge=1)
     demonstrations: int | None = Field(None, ge=1)
+    recolour: float = Field(0.0, ge=0.0, le=1.0)
     video_steps: int | None = Field(None, ge=1)
     video_weights: str | None = None
 
@@ -162,6 +166,8 @@ class PolicyPart(_Part):
         scales = ("tiny", "small", "paper") if self.kind == "vpp" else ("tiny", "small", "base")
         if self.scale not in scales:
             raise ValueError(f"{self.kind!r} has the scales {', '.join(scales)}, got {self.scale!r}")
+        if self.recolour and self.kind == "vpp":
+            raise ValueError("recolour: 'vpp' has none; leave it out")
         if self.video_steps is not None and (self.kind != "vpp" or self.scale == "paper"):
             raise ValueError(f"video_steps: {self.kind!r} at {self.scale!r} trains no video predictor")
         if self.video_weights is not None and self.scale != "paper":

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from bench.errors import UserError
+from bench.policy_training import policy_config
 from bench.suite import SUITES, load_suite, parse_arm
 
 
@@ -76,3 +77,9 @@ def test_what_is_not_yaml_is_refused_in_one_line(tmp_path: Path, text: str) -> N
 def test_a_missing_suite_names_the_shipped_ones() -> None:
     with pytest.raises(UserError, match="demo"):
         load_suite("no-such-suite")
+
+
+def test_recolouring_and_chains_are_settings_of_a_suite(tmp_path: Path) -> None:
+    suite = load_suite(write(tmp_path, data={"chain_length": 5}, policy={"recolour": 0.4, "scale": "small"}))
+    assert suite.data.chain_length == 5
+    assert policy_config(suite.policy).training.recolour == 0.4

@@ -45,6 +45,7 @@ def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
             steps=args.steps,
             batch=args.batch,
             demonstrations=args.demonstrations,
+            recolour=args.recolour,
             video_steps=args.video_steps,
             video_weights=args.video_weights,
         ),
@@ -87,6 +88,8 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--scale", choices=("tiny", "small", "base", "paper"), default="small", help="paper: vpp only")
     train.add_argument("--steps", type=whole, metavar="N", help="training steps; default: the scale's own")
     train.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")
+    train.add_argument("--recolour", type=float, default=0.0, metavar="S",
+                       help="recolour training images at random, 0 to 1, for scenes not trained on")  # fmt: skip
     train.add_argument("--video-steps", type=whole, metavar="N", help="vpp: training steps of its video predictor")
     train.add_argument("--video-weights", metavar="ID|DIR", help="vpp at paper: a Stable Video Diffusion pipeline")
     train.add_argument("--demonstrations", type=whole, metavar="N", help="train on the first N only; a smaller set "
