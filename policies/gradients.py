@@ -20,6 +20,7 @@ from torch import Tensor
 from policies.api import PolicyError
 from policies.data import Batch
 from policies.network import FlowNetwork, Inputs
+from policies.taking_turns import turn
 
 LAUNCHES = ("eager", "compile", "graph", "compile+graph")
 EAGER = "eager"
@@ -58,7 +59,8 @@ class Gradients:
         if self._proven:
             return self._step(batch)
         try:
-            loss = self._step(batch)
+            with turn(self._compiled(batch)) if "compile" in self.launch else nullcontext():
+                loss = self._step(batch)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -75,6 +77,12 @@ class Gradients:
         if self._graph is None:
             self._graph = _RecordedStep(self._gradients, batch)
         return self._graph(batch)
+
+    def _compiled(self, batch: Batch) -> str:
+        """Return a text that is the same for every process that would compile the same step."""
+        architecture = {name: value for name, value in self._network.config.to_json().items() if name != "training"}
+        shapes = [tuple(part.shape) for part in _tensors(batch)]
+        return f"{architecture} {shapes} {self._device.type} {torch.__version__}"
 
     def _gradients(self, batch: Batch) -> Tensor:
         self._network.zero_grad(set_to_none=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -69,6 +74,31 @@ def test_a_compiler_that_fails_is_left_out_with_one_line(monkeypatch, mini_array
     assert float(loss) == float(Gradients(network, CPU, EAGER)(first))
     gradients(second)
     assert len(caught) == 1
+
+
+def test_the_same_network_is_compiled_by_one_at_a_time(monkeypatch, mini_arrays, mini):
+    running, most = Counter(), Counter()
+
+    def compiling(function):
+        width = function.__self__.config.dim
+
+        def slow(*arguments):
+            running[width] += 1
+            most[width] = max(most[width], running[width])
+            most["any"] = max(most["any"], sum(running.values()))
+            time.sleep(0.3)
+            running[width] -= 1
+            return function(*arguments)
+
+        return slow
+
+    monkeypatch.setattr(gradients_module.torch, "compile", compiling)
+    batch = _batches(mini_arrays, mini)[0]
+    configs = [replace(mini, training=replace(mini.training, steps=seed + 1)) for seed in range(2)]
+    configs += [replace(mini, dim=64)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda config: Gradients(_awake(config), CPU, "compile")(batch), configs))
+    assert most == {32: 1, 64: 1, "any": 2}
 
 
 def test_a_fault_of_the_data_is_not_blamed_on_the_compiler_twice(mini_arrays, mini):
