@@ -12,6 +12,8 @@ import pytest
 
 from bench.calvin.assets import calvin_files
 from bench.calvin.builtin import builtin_files
+from bench.calvin.env import CalvinEnv
+from bench.calvin.expert import demonstrate
 from bench.calvin.restore import Restorer
 from bench.calvin.rewind import Rewinder
 from bench.calvin.scene import BUTTON_RANGE, DRAWER_RANGE, SCENES, SWITCH_RANGE, scene_named
@@ -265,3 +267,29 @@ def test_one_reading_says_what_single_ones_say(world: World) -> None:
     assert info["robot_info"] == world.robot.info()
     assert info["robot_info"]["arm_joint_states"] == robot_obs[7:14].tolist()
     assert info["scene_info"]["doors"]["base__slide"]["current_state"] == scene_obs[0]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("seed", [0, 2, 4, 6, 8])  # these stay in the air
+def test_free_motion_is_the_originals_within_a_millimetre(world: World, shared: Path, seed: int) -> None:
+    data = np.load(shared / f"calvin/ref/trajectories/seed0{seed}.npz")
+    world.reset(data["init_robot_obs"], data["init_scene_obs"])
+    for action, expected in zip(data["actions"], data["robot_obs"][1:], strict=True):
+        world.robot.apply_relative(action)
+        world.advance()
+        assert np.linalg.norm(world.robot.tcp()[0] - expected[:3]) < 1e-3
+
+
+def test_what_rests_sleeps_and_wakes_when_the_robot_comes() -> None:
+    env = CalvinEnv("D", renderer="bullet-tiny")
+    state = start(env.world, slider=0.2)
+    for index, x in enumerate((0.05, 0.2, 0.33)):
+        state[6 + 6 * index : 12 + 6 * index] = x, -0.1, 0.46, 0.0, 0.0, 0.0
+    env.reset(options={"scene_obs": state, "render_views": False})
+    still = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+    scenes = [env.step(still, render_views=False)[0]["scene_obs"] for _ in range(90)]
+    assert np.array_equal(scenes[-1], scenes[-2])  # awake the blocks would tremble
+    assert all(block.contacts for block in env.state().blocks.values())
+    for task in ("lift_blue_block_table", "open_drawer"):
+        assert demonstrate(env, task, np.random.default_rng(0), fresh=False) is not None
+    env.close()
