@@ -20,7 +20,7 @@ from bench.calvin.meshes import Mesh, flat_normals, from_corners
 from bench.calvin.thinning import FINE, LEVELS, thin_out
 from bench.errors import UserError
 
-_FORMAT = 15
+_FORMAT = 16
 _PICTURED = 600
 """Triangles up to which a mesh with an image wears it."""
 _FEW = 40

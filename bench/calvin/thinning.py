@@ -27,6 +27,8 @@ _REACH = 0.95
 _PROBES = 400
 _SHADES = 32
 """Of 255: colours of a piece that differ by less become one."""
+_VEIL, _VEIL_BELOW, _VEIL_SLOPE = 0.012, 0.001, 0.5
+"""Metres above and below, and cosine of the angle, up to which one surface veils another, see ``_veiled``."""
 _SAME_WAY = 0.9
 """Cosine between a corner's normal and the mean around its point up to which it takes the mean."""
 
@@ -124,15 +126,43 @@ def thin_out(mesh: Mesh, target: int = FINE) -> Mesh:
     pieces = [rows[keep[rows]] for rows in _components(faces, len(points)) if keep[rows].any()]
     extents = [np.linalg.norm(np.ptp(points[faces[rows]].reshape(-1, 3), axis=0)) for rows in pieces]
     large = [rows for rows, extent in zip(pieces, extents, strict=True) if extent > _SMALLEST * max(extents)]
-    large.sort(key=lambda rows: rows.min())
+    large.sort(key=np.median)
     areas = [_area(points[faces[rows]]) for rows in large]
     to_share = max(0, target - _LEAST * len(large))
     thin = []
-    for rows, area in zip(large, areas, strict=True):
+    for number, (rows, area) in enumerate(zip(large, areas, strict=True)):
         share = _LEAST + int(to_share * area / sum(areas))
         simple, triangles = _simplify(points, faces[rows], share, _TOLERANCE[target])
-        thin.append(_dressed(mesh, rows, colours, simple.astype(np.float64), triangles))
+        piece = _dressed(mesh, rows, colours, simple.astype(np.float64), triangles)
+        if target == COARSE and number:
+            before = np.concatenate(large[:number])
+            piece = _veiled(piece, mesh.position[mesh.triangles[before]].astype(np.float64), colours[before])
+        thin.append(piece)
     return joined(thin)
+
+
+def _veiled(piece: Mesh, below: NDArray[np.float64], colours_below: NDArray[np.uint8]) -> Mesh:
+    """Return a piece in the colours (M, 3) of triangles (M, 3, 3) drawn before it where it lies just above them.
+
+    The original's depth buffer has 16 bits.  At the static camera's distance it cannot tell surfaces apart that are
+    closer than two centimetres, and of those the first that is drawn stays.
+    """
+    corners = piece.position[piece.triangles].astype(np.float64)
+    normal, normal_below = flat_normals(corners)[:, 0], flat_normals(below)[:, 0]
+    # Straight down from each triangle's middle: where the line meets each earlier triangle's plane, and whether inside.
+    middle = corners.mean(axis=1)
+    slope = normal @ normal_below.T  # (m, M)
+    offset = middle[:, None] - below[:, 0]  # (m, M, 3)
+    depth = np.einsum("nmc,mc->nm", offset, normal_below) / np.where(slope > _VEIL_SLOPE, slope, 1.0)
+    point = middle[:, None] - depth[..., None] * normal[:, None]
+    hit = (slope > _VEIL_SLOPE) & (depth > -_VEIL_BELOW) & (depth < _VEIL)
+    for corner in range(3):
+        start, edge = below[:, corner], below[:, (corner + 1) % 3] - below[:, corner]
+        hit &= np.einsum("nmc,mc->nm", point - start, np.cross(normal_below, edge)) >= 0
+    veiled = hit.any(axis=1)
+    colours = piece.colour[piece.triangles[:, 0]].copy()
+    colours[veiled] = colours_below[hit[veiled].argmax(axis=1)]
+    return from_corners(corners, piece.normal[piece.triangles], colours=colours)
 
 
 def _area(corners: NDArray[np.floating]) -> float:

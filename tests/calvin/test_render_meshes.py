@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,19 @@ def test_each_piece_keeps_its_own_colour():
     assert outside.any()
     assert not outside.all()
     assert np.array_equal(thin.colour[thin.triangles[:, 0], 0] == 250, outside)
+
+
+def test_far_away_the_first_of_two_close_surfaces_is_seen_as_in_a_buffer_of_16_bits():
+    plates = []
+    for height, grey in ((0.0, 250), (0.005, 100), (0.05, 20)):
+        frame = np.eye(4)
+        frame[2, 3] = height
+        plate = meshes.moved(meshes.box((0.2, 0.2, 0.002)), frame)
+        plates.append(replace(plate, colour=np.full_like(plate.colour, grey)))
+    stack = meshes.joined(plates)
+    near, far = (thinning.thin_out(stack, level) for level in (thinning.FINE, thinning.COARSE))
+    for mesh, expected in ((near, [250, 100, 20]), (far, [250, 250, 20])):
+        corners = mesh.position[mesh.triangles]
+        tops = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 2] > 1e-3
+        order = np.argsort(corners[tops, 0, 2], kind="stable")
+        assert mesh.colour[mesh.triangles[tops, 0], 0][order].tolist() == np.repeat(expected, 2).tolist()
