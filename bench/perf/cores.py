@@ -61,10 +61,10 @@ class CoreWatch:
         me = psutil.Process()
         self._kinds[me.pid] = DRIVER
         for process in (me, *me.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error):  # it may end between any two of these lines
                 times = process.cpu_times()
                 self._used[process.pid] = times.user + times.system
-                if self._kinds.get(process.pid, OTHERS) == OTHERS:
+                if self._kinds.setdefault(process.pid, OTHERS) == OTHERS:
                     self._kinds[process.pid] = _kind("".join(process.cmdline()[:1]))
         totals: dict[str, float] = {}
         for pid, used in self._used.items():

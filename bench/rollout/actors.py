@@ -23,12 +23,13 @@ from bench.rollout import scratch
 from bench.rollout.answering import follow
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode, chain_course, wrist_stream
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
-from bench.rollout.inference import RemoteGenerator, RemotePolicy
+from bench.rollout.inference import LIMITS, RemoteGenerator, RemotePolicy, unpacked_question
 from bench.rollout.sources import GeneratorSource, ModelLostError, PolicySource, Script, check_fit
 from bench.rollout.spent import Stint, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
-from policies.api import ANCHOR, WRIST, Observation, Policy, PolicyError, PolicySpec, StatefulPolicy
+from policies.api import ANCHOR, WRIST, Policy, PolicyError, PolicySpec, StatefulPolicy
 from policies.batching import MAX_BATCH, Batcher, Gatherer, Padded
+from policies.wire import pack_vla_eval, unpack
 from worldmodel.api import Clip, WorldModelError, WristGenerator
 
 Mind = Policy | Script | StatefulPolicy | RemotePolicy
@@ -272,9 +273,10 @@ class GeneratorActor:
         frames: int = self._together.frames
         return frames
 
-    async def infer(self, anchors: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Return the wrist frame (h, w, 3) at the end of a window of anchor frames (T, H, W, 3)."""
-        return await self._server.ask(anchors, seed)
+    async def infer(self, message: bytes) -> bytes:
+        """Return the wrist frame (h, w, 3) at the end of a window of anchor frames (T, H, W, 3), both packed."""
+        asked = unpack(message, LIMITS)
+        return pack_vla_eval(await self._server.ask(asked["window"], asked["seed"]))
 
     async def statistics(self) -> dict[str, float | int | None]:
         """Return how well the batches fill and how long requests wait."""
@@ -304,9 +306,10 @@ class InferenceActor:
         """Return the policy's spec."""
         return self._server.policy.spec
 
-    async def infer(self, observation: Observation, seed: int) -> NDArray[np.float32]:
-        """Return the (K, 7) chunk for one observation."""
-        return await self._server.ask(observation, seed)
+    async def infer(self, message: bytes) -> bytes:
+        """Return the (K, 7) chunk for one question, both packed."""
+        question = unpacked_question(message)
+        return pack_vla_eval(await self._server.ask(question.observation, question.seed))
 
     async def statistics(self) -> dict[str, float | int | None]:
         """Return how well the batches fill and how long requests wait."""

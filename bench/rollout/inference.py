@@ -16,11 +16,29 @@ from numpy.typing import NDArray
 
 from bench.rollout.answering import Question, Sight
 from bench.rollout.sources import ModelLostError, checked_chunk
-from policies.api import PolicyError, PolicySpec
+from policies.api import Observation, PolicyError, PolicySpec
+from policies.wire import Limits, pack_vla_eval, unpack
 from worldmodel.api import WorldModelError
 
 PATIENCE_S = 240.0
 """Less than the watchdog gives a worker, more than it takes to load a large model again."""
+
+
+LIMITS = Limits(message_bytes=2**28, text=10**6)
+"""Messages come from this rollout's own processes: only a mistake could reach these."""
+
+
+def packed_question(question: Question) -> bytes:
+    """Return a question as one message: Ray passes bytes on as they are, and objects at twice the CPU time."""
+    seen = question.observation
+    parts = {"views": dict(seen.views), "instruction": seen.instruction, "proprio": seen.proprio}
+    return pack_vla_eval({**parts, "seed": question.seed})
+
+
+def unpacked_question(message: bytes) -> Question:
+    """Return the question that :func:`packed_question` packed; its arrays are read-only."""
+    parts = unpack(message, LIMITS)
+    return Question(Observation(parts["views"], parts["instruction"], parts["proprio"]), parts["seed"])
 
 
 class RemotePolicy:
@@ -42,7 +60,7 @@ class RemotePolicy:
             PolicyError: the policy raised over there, or gave what is no chunk of actions.
             ModelLostError: the process over there is gone for good, or does not answer.
         """
-        asked = self._actor.infer.remote(question.observation, question.seed)
+        asked = self._actor.infer.remote(packed_question(question))
         return checked_chunk(self.spec, (await _answer(asked, self._patience_s, "policy", PolicyError))[None])
 
 
@@ -78,7 +96,8 @@ class RemoteStream:
             ModelLostError: the process over there is gone for good, or does not answer.
         """
         self._latest.append(sight.anchor)
-        asked = self._generator.actor.infer.remote(np.stack(self._latest), self._seed)  # (T, H, W, 3)
+        window = np.stack(self._latest)  # (T, H, W, 3)
+        asked = self._generator.actor.infer.remote(pack_vla_eval({"window": window, "seed": self._seed}))
         return await _answer(asked, self._generator.patience_s, "generator", WorldModelError)
 
 
@@ -87,7 +106,8 @@ async def _answer(asked: Any, patience_s: float, model: str, error: type[Excepti
     import ray
 
     try:
-        return np.asarray(await asyncio.wait_for(asked, patience_s))
+        answer: NDArray[Any] = unpack(await asyncio.wait_for(asked, patience_s), LIMITS)
+        return answer
     except ray.exceptions.RayTaskError as raised:
         raise error(str(raised.cause)) from None
     except ray.exceptions.RayError as gone:

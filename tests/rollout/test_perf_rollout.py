@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from rollout_doubles import NoisyPolicy
 
@@ -93,6 +94,18 @@ def test_timed_world_is_the_world_and_counts() -> None:
     assert timed.spent["steps"] == 1
     assert set(timed.spent) == {"physics", "drawing", "steps"}
     timed.close()
+
+
+def test_process_that_ends_while_it_is_looked_at_is_counted_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(process: psutil.Process) -> list[str]:
+        raise psutil.NoSuchProcess(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "cmdline", gone)
+    burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    totals = CoreWatch()._sample()
+    burner.kill()
+    burner.wait()
+    assert set(totals) == {"driver", "ray"}
 
 
 def test_slow_policy_answers_the_same_later(monkeypatch: pytest.MonkeyPatch) -> None:
