@@ -1,8 +1,9 @@
 """Where the renderer draws: one framebuffer that holds every view, so that all of them are read at once.
 
 Reading makes the processor wait for the GPU, and where several processes share a GPU each piece of work costs a turn.
-So the GPU itself copies the pictures into buffers, as the last of the commands that draw them.  Rows lie top first: the
-cameras' projections are flipped, nothing is turned over afterwards.
+So the GPU itself copies the pictures into buffers, as the last of the commands that draw them.  Where the processor
+draws, its pictures are read straight from the framebuffer.  Rows lie top first: the cameras' projections are flipped,
+nothing is turned over afterwards.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.calvin import gl
 from bench.calvin.camera import CAMERAS
 
 Rectangle = tuple[int, int, int, int]
@@ -31,7 +33,8 @@ def _stacked() -> dict[str, Rectangle]:
 RECTANGLES: Mapping[str, Rectangle] = MappingProxyType(_stacked())
 """Camera name -> its place in the framebuffer, one below the other."""
 
-_DEPTH = {"components": 1, "attachment": -1, "dtype": "f4"}
+_CHANNELS: Mapping[str, int] = {"rgb": 4, "depth": 1}
+_WHAT: Mapping[str, Mapping[str, Any]] = {"rgb": {}, "depth": {"attachment": -1, "dtype": "f4"}}
 
 SIZE = (max(camera.size for camera in CAMERAS.values()), sum(camera.size for camera in CAMERAS.values()))
 
@@ -50,12 +53,22 @@ class Frame:
 
     def copy_out(self, names: Iterable[str], kinds: Iterable[str]) -> None:
         """Let the GPU copy the named views, ``rgb`` and/or ``depth``, for :meth:`pixels` and :meth:`metres`."""
+        if gl.on_cpu():
+            return
         around = _around(names)
         for kind in kinds:
             if kind not in self._copies:
                 self._copies[kind] = self._context.buffer(reserve=SIZE[0] * SIZE[1] * 4, dynamic=True)
-            what: dict[str, Any] = {"components": 4} if kind == "rgb" else _DEPTH
-            self.target.read_into(self._copies[kind], viewport=around, **what)
+            self.target.read_into(self._copies[kind], viewport=around, components=_CHANNELS[kind], **_WHAT[kind])
+
+    def _read(self, name: str, dtype: type[np.generic], channels: int, kind: str) -> NDArray[Any]:
+        """Return a view (H, W, C) as it stands in the framebuffer."""
+        left, top, width, height = RECTANGLES[name]
+        view = np.empty((height, width, channels), dtype)
+        self.target.read_into(
+            view, viewport=(left, top, width, height), alignment=1, components=channels, **_WHAT[kind]
+        )
+        return view
 
     def _copied(self, kind: str, around: Rectangle) -> bytes:
         raw: bytes = self._copies[kind].read(around[2] * around[3] * 4)
@@ -63,6 +76,8 @@ class Frame:
 
     def pixels(self, names: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
         """Return camera name -> uint8 (H, W, 3), first row on top, as they were copied out."""
+        if gl.on_cpu():
+            return {name: self._read(name, np.uint8, 3, "rgb") for name in names}
         around = _around(names)
         raw = self._copied("rgb", around)
         picture = np.frombuffer(raw, np.uint8).reshape(around[3], around[2], 4)
@@ -70,12 +85,15 @@ class Frame:
 
     def metres(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Return camera name -> float32 (H, W) depth along the camera's z, first row on top, as copied out."""
-        around = _around(names)
-        raw = self._copied("depth", around)
-        depth = np.frombuffer(raw, np.float32).reshape(around[3], around[2])
+        if gl.on_cpu():
+            depths = {name: self._read(name, np.float32, 1, "depth")[..., 0] for name in names}
+        else:
+            around = _around(names)
+            raw = self._copied("depth", around)
+            depth = np.frombuffer(raw, np.float32).reshape(around[3], around[2])
+            depths = {name: _cut(depth, name, around) for name in names}
         return {
-            name: CAMERAS[name].metres(_cut(depth, name, around).astype(np.float64)).astype(np.float32)
-            for name in names
+            name: CAMERAS[name].metres(depth.astype(np.float64)).astype(np.float32) for name, depth in depths.items()
         }
 
     def release(self) -> None:

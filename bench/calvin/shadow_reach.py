@@ -66,7 +66,7 @@ class ShadowReach:
         last = np.where(high < low, first, np.clip(np.floor(high * _GRID) + 1, 1, _GRID))
         (x0, y0), (x1, y1) = first.astype(np.intp).reshape(2, -1), last.astype(np.intp).reshape(2, -1)
         row = _GRID + 1
-        self._corners = np.stack([y0 * row + x0, y1 * row + x1, y0 * row + x1, y1 * row + x0])
+        self._corners = np.stack([x0 * row + y0, x1 * row + y1, x1 * row + y0, x0 * row + y1])
 
     def cells(self, world: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return (R, C) which cells the moving parts may shade.
@@ -83,6 +83,8 @@ class ShadowReach:
         grid = sums[1:, 1:]
         for left, top, right, bottom in zip(x0, y0, x1, y1, strict=True):
             grid[top:bottom, left:right] = 1
-        sums.cumsum(axis=0, out=sums).cumsum(axis=1, out=sums)
+        sums = np.ascontiguousarray(sums.cumsum(axis=1).T).cumsum(
+            axis=1
+        )  # along rows twice: columns take twice as long
         both, outer, left_of, above = sums.ravel()[self._corners]
         return (both + outer != left_of + above).reshape(self._cells, self._cells)

@@ -237,6 +237,16 @@ def test_lighting_all_pixels_or_only_the_shaded_cells_gives_one_picture(env, mon
                 np.testing.assert_array_equal(view, other[name])
 
 
+def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monkeypatch):
+    read = env._drawer().draw(kinds=("rgb", "depth"))
+    monkeypatch.setattr(gl, "on_cpu", lambda: False)
+    copied = env._drawer().draw(kinds=("rgb", "depth"))
+    assert read.keys() == copied.keys()
+    for name, view in read.items():
+        assert view.dtype == copied[name].dtype
+        np.testing.assert_array_equal(view, copied[name])
+
+
 def test_moving_things_cast_shadows_on_what_stands_still(env):
     high, away = (0.2, -0.1, 0.60), (3.0, 3.0, 0.02)
     for block in ("block_red", "block_blue", "block_pink"):
