@@ -66,9 +66,8 @@ def _readable(files: list[Path]) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{', '.join(map(str, files))}: expected a run's record, got {error!r}; restore it or run the suite again"
-        ) from None
+        named = ", ".join(map(str, files))
+        raise UserError(f"{named}: expected what wristbench wrote there, got {error!r}; make it again") from None
 
 
 def add(verbs: Verbs) -> None:
