@@ -26,6 +26,9 @@ from bench.errors import UserError
 
 _TINY_STEPS = 30
 _TURNS = 5
+_RESETS = 12
+_LONGEST = 128
+"""Steps between timed resets, at most: what a reset costs with CALVIN's assets depends on how many there were."""
 
 
 def _device(env: CalvinEnv) -> str:
@@ -87,6 +90,18 @@ def _rates(env: CalvinEnv, motions: Sequence[Motion], steps: int, *, pictures: b
             env.step(action, render_views=pictures)
         wall, busy = wall + time.perf_counter(), busy + time.process_time()
     return steps / wall, steps / busy
+
+
+def _reset_ms(env: CalvinEnv, motion: Motion, seed: int) -> float:
+    """Return wall milliseconds of a reset, the mean over resets after episodes of various lengths."""
+    rng, seconds = np.random.default_rng(seed), 0.0
+    for length in rng.integers(1, _LONGEST, _RESETS):
+        for number in range(length):
+            env.step(motion.actions[number % len(motion.actions)], render_views=False)
+        seconds -= time.perf_counter()
+        env.reset(options={**motion.start, "render_views": False})
+        seconds += time.perf_counter()
+    return seconds / _RESETS * 1e3
 
 
 def _one_of_many(recipe: dict[str, Any], steps: int, seed: int, start: Any, results: Any) -> None:
@@ -191,7 +206,7 @@ def measure(
         result["physics_steps_per_s"], result["physics_steps_per_cpu_s"] = physics
         draw = env._drawer().draw
         result["per_view_ms"] = {name: _milliseconds(partial(draw, (name,)), min(steps, 50)) for name in CAMERAS}
-        result["reset_ms"] = _milliseconds(lambda: env.reset(options={"render_views": False}), min(steps, 10))
+        result["reset_ms"] = _reset_ms(env, motions[0], seed)
         result["rss_mb"] = psutil.Process().memory_info().rss / 1e6
         tiny = CalvinEnv(scene, assets=assets, renderer="bullet-tiny")
         try:
