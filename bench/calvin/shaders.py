@@ -27,8 +27,8 @@ PyBullet hands its matrices to the drawing but leaves this point alone, so highl
 SHADOW_TEXEL = 20.0 / 4096
 """Metres a shadow-map texel: Bullet spreads 4096 over 20 m.  Here only the middle of that map is drawn."""
 
-SHADOW_SIZE = 384
-"""Texels along a side of the part that is drawn: ±0.94 m around the table."""
+SHADOW_SIZE = 320
+"""Texels along a side of the part that is drawn: ±0.78 m around the table."""
 
 SHADOW_DEPTH = (1.0, 300.0)
 
