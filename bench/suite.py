@@ -217,9 +217,9 @@ class Suite(_Part):
         for values, what in ((self.arms, "arms"), (self.seeds, "seeds")):
             if len(set(values)) != len(values):
                 raise ValueError(f"{what} are named twice: {list(values)}")
-        there, wanted = self.data.episodes, self.policy.demonstrations
+        there, wanted = self.data.episodes * self.data.chain_length, self.policy.demonstrations
         if self.data.source == "collect" and wanted is not None and wanted > there:
-            raise ValueError(f"policy.demonstrations is {wanted}, but data.episodes collects {there}")
+            raise ValueError(f"policy.demonstrations is {wanted}, but data collects at most {there}")
         for arm in map(parse_arm, self.arms):
             if arm.share is not None and arm.share <= self.data.paired_share:
                 raise ValueError(f"arm {arm.name!r} needs a share above data.paired_share ({self.data.paired_share})")

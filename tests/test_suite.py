@@ -48,7 +48,7 @@ def test_generators_are_named_once(tmp_path: Path) -> None:
         ({"data": {"paired_share": 1.5}}, "data.paired_share"),
         (
             {"policy": {"demonstrations": 9}, "data": {"episodes": 8}},
-            "policy.demonstrations is 9, but data.episodes collects 8",
+            "policy.demonstrations is 9, but data collects at most 8",
         ),
         ({"policy": {"scale": "huge"}}, "'small', 'base' or 'paper'"),
         ({"policy": {"kind": "vpp", "scale": "base"}}, "'vpp' has the scales tiny, small, paper, got 'base'"),

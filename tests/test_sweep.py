@@ -70,7 +70,7 @@ def test_values_are_read_as_yaml_and_each_makes_a_suite(text, values):
     [
         ("policy.demonstrations", "expected FIELD=VALUE"),
         ("policy.steps=3,3", "each value once"),
-        ("policy.demonstrations=9", "demonstrations=9: policy.demonstrations is 9, but data.episodes collects 4"),
+        ("policy.demonstrations=9", "demonstrations=9: policy.demonstrations is 9, but data collects at most 4"),
         ("policy.speed=9", "no field 'policy.speed'"),
         ("policy=9", "no field 'policy'"),
         ("name.first=9", "no field 'name.first'"),
