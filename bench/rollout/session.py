@@ -25,6 +25,8 @@ CLUSTER_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 INLINE, INLINE_BYTES = "RAY_max_direct_call_object_size", 2**20
 """A request's images (0.14 MB) travel in the call itself; by the object store they cost three times the CPU time."""
+USAGE = "RAY_USAGE_STATS_ENABLED"
+"""A Ray started here tells nobody that it was: Ray's makers are sent statistics otherwise."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROBE_S = 2.0
@@ -68,6 +70,7 @@ def _set_up(address: str | None) -> None:
         return
     if address is None:
         os.environ.setdefault(INLINE, str(INLINE_BYTES))
+        os.environ.setdefault(USAGE, "0")
     if address is None or _listens_on_loopback_only(address):
         os.environ.setdefault(CLUSTER_SWITCH, "0")
     if address is not None and _has_token():

@@ -16,6 +16,7 @@ from typing import Any
 from rollout_doubles import TASKS, chains
 
 from bench.rollout.sources import PolicySource
+from bench.rollout.spent import Meter
 from bench.rollout.workers import LEDGER_FILE, roll_out
 from bench.rollout.world import WorldOptions
 
@@ -65,12 +66,15 @@ def node_lost(out: Path) -> dict[str, Any]:
 
     thread = threading.Thread(target=lose, daemon=True)
     thread.start()
-    rows = run(out, 3, slow_s=0.02, lanes=2, inference="actor", max_batch=4)
+    meter = Meter()
+    rows = run(out, 3, slow_s=0.02, lanes=2, inference="actor", max_batch=4, meter=meter)
     thread.join(30)
-    nodes = sum(node["Alive"] for node in ray.nodes())
+    until = time.monotonic() + 60
+    while (nodes := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < until:
+        time.sleep(0.2)  # a dead node's workers are missed before the node is
     ray.shutdown()
     cluster.shutdown()
-    return {"rows": rows, "before": had[0], "nodes": nodes}
+    return {"rows": rows, "before": had[0], "nodes": nodes, "restarts": meter.restarts}
 
 
 def main() -> None:

@@ -89,6 +89,7 @@ def test_node_that_is_lost_loses_no_chain(tmp_path: Path) -> None:
     told = driver("node-lost", tmp_path / "cluster")
     assert told["before"] < len(told["rows"])
     assert told["nodes"] == 1
+    assert told["restarts"] >= 1, "the node's workers were lost and replaced"
     assert told["rows"] == run(tmp_path / "here", 0)
 
 
