@@ -293,3 +293,17 @@ def test_what_rests_sleeps_and_wakes_when_the_robot_comes() -> None:
     for task in ("lift_blue_block_table", "open_drawer"):
         assert demonstrate(env, task, np.random.default_rng(0), fresh=False) is not None
     env.close()
+
+
+@pytest.mark.shared
+def test_a_built_in_world_does_not_disturb_one_of_calvins_assets(world: World, shared: Path) -> None:
+    data = np.load(shared / "calvin/ref/trajectories/seed01.npz")  # presses into the table
+    original = make_world(assets=shared / "calvin/env_data")
+    world.reset(None, start(world))
+    original.reset(data["init_robot_obs"], data["init_scene_obs"])
+    for action, expected in zip(data["actions"], data["scene_obs"][1:], strict=True):
+        for each in (world, original):
+            each.robot.apply_relative(action)
+            each.advance()
+        assert np.array_equal(original.scene_observation(), expected)
+    original.close()
