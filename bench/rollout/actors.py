@@ -1,6 +1,6 @@
-"""What runs in the other processes: the worker that rolls chains out and the actor that answers for a policy.
+"""The worker that rolls chains out, in a process of its own or in the driver's; its jobs and what it hands back.
 
-Neither writes a file or raises across the border: a worker hands back an :class:`Outcome`, and what its process may
+It neither writes a file nor raises across the border: a worker hands back an :class:`Outcome`, and what its process may
 die of (a simulator that crashes or hangs) the driver sees as a lost worker.
 """
 
@@ -15,22 +15,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bench.errors import UserError
 from bench.rollout import scratch
 from bench.rollout.answering import follow
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode, chain_course, wrist_stream
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film
-from bench.rollout.inference import LIMITS, RemoteGenerator, RemotePolicy, unpacked_question
+from bench.rollout.inference import RemoteGenerator, RemotePolicy
+from bench.rollout.models import import_also, together
 from bench.rollout.sources import GeneratorSource, ModelLostError, PolicySource, Script, check_fit
 from bench.rollout.spent import Stint, TimedWorld
 from bench.rollout.world import WorldOptions, world_facts
-from policies.api import ANCHOR, WRIST, Policy, PolicyError, PolicySpec, StatefulPolicy
-from policies.batching import MAX_BATCH, Batcher, Gatherer, Padded
-from policies.wire import pack_vla_eval, unpack
-from worldmodel.api import Clip, WorldModelError, WristGenerator
+from policies.api import ANCHOR, WRIST, Policy, PolicyError, StatefulPolicy
+from policies.batching import Padded
+from worldmodel.api import WorldModelError, WristGenerator
 
 Mind = Policy | Script | StatefulPolicy | RemotePolicy
 
@@ -238,7 +235,7 @@ class ChainWorker:
     def _generator(self, job: Job, served: Served) -> Any:
         if served.generator is not None or job.generator is None:
             return None
-        return _together(job.generator, self._pad_to) if self._pad_to else job.generator.load()
+        return together(job.generator, self._pad_to) if self._pad_to else job.generator.load()
 
     def _begin(self) -> None:
         self._under_way += 1
@@ -256,79 +253,6 @@ class ChainWorker:
         if self._watchdog_s is not None and self._under_way == 0:
             faulthandler.cancel_dump_traceback_later()
             self._armed = 0.0
-
-
-class GeneratorActor:
-    """A world model that draws wrist views in the loop, for many chains at once, as an async Ray actor."""
-
-    def __init__(self, source: GeneratorSource, max_batch: int = MAX_BATCH, import_path: Sequence[str] = ()) -> None:
-        import_also(import_path)
-        self._together = _together(source, max_batch)
-        self._server = Gatherer[NDArray[np.uint8]](
-            self._draw, max_batch=max_batch, max_wait_s=None, name=f"world model {source.name!r}", error=WorldModelError
-        )
-
-    async def spec(self) -> int:
-        """Return how many frames of an episode it looks at."""
-        frames: int = self._together.frames
-        return frames
-
-    async def infer(self, message: bytes) -> bytes:
-        """Return the wrist frame (h, w, 3) at the end of a window of anchor frames (T, H, W, 3), both packed."""
-        asked = unpack(message, LIMITS)
-        return pack_vla_eval(await self._server.ask(asked["window"], asked["seed"]))
-
-    async def statistics(self) -> dict[str, float | int | None]:
-        """Return how well the batches fill and how long requests wait."""
-        return self._server.statistics()
-
-    def _draw(self, windows: Sequence[NDArray[np.uint8]], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        drawn: NDArray[np.uint8] = self._together.latest([Clip({ANCHOR: window}) for window in windows], seeds)
-        return drawn
-
-
-class InferenceActor:
-    """A policy behind a :class:`Batcher`, as an async Ray actor."""
-
-    def __init__(
-        self,
-        source: PolicySource,
-        max_batch: int = MAX_BATCH,
-        import_path: Sequence[str] = (),
-    ) -> None:
-        import_also(import_path)
-        policy = source.load()
-        if not isinstance(policy, Policy):
-            raise UserError(f"policy {source.name!r} reads the simulator's state or remembers; use --inference local")
-        self._server = Batcher(policy, max_batch=max_batch, max_wait_s=None, pad=True)
-
-    async def spec(self) -> PolicySpec:
-        """Return the policy's spec."""
-        return self._server.policy.spec
-
-    async def infer(self, message: bytes) -> bytes:
-        """Return the (K, 7) chunk for one question, both packed."""
-        question = unpacked_question(message)
-        return pack_vla_eval(await self._server.ask(question.observation, question.seed))
-
-    async def statistics(self) -> dict[str, float | int | None]:
-        """Return how well the batches fill and how long requests wait."""
-        return self._server.statistics()
-
-
-def _together(source: GeneratorSource, size: int) -> Any:
-    """Load a world model for batches of one size; one that draws frame after frame is only loaded."""
-    generator = source.load()
-    if not source.windowed:
-        return generator
-    from worldmodel.together import Together
-
-    return Together(generator, size)
-
-
-def import_also(folders: Sequence[str]) -> None:
-    """Let this process import what the driver can: a policy or world of the user's own."""
-    sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
 def _one_torch_thread() -> None:

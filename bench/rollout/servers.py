@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import UserError
-from bench.rollout.actors import GeneratorActor, InferenceActor, Job, Served
+from bench.rollout.actors import Job, Served
 from bench.rollout.inference import PATIENCE_S, RemoteGenerator, RemotePolicy
+from bench.rollout.models import GeneratorActor, InferenceActor
 from bench.rollout.sources import BUILT_IN, GeneratorSource, PolicySource
 
 RESERVE_S = 60.0

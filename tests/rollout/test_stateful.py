@@ -10,8 +10,9 @@ from rollout_doubles import TASKS, PointWorld, chains
 
 from bench.errors import UserError
 from bench.rollout import answering
-from bench.rollout.actors import ChainWorker, InferenceActor, Job
+from bench.rollout.actors import ChainWorker, Job
 from bench.rollout.chain import run_chain
+from bench.rollout.models import InferenceActor
 from bench.rollout.sources import PolicySource
 from bench.rollout.world import WorldOptions
 from policies.calvin_model import CalvinModel
