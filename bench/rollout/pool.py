@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -93,7 +93,7 @@ class Pool:
         ray: Any,
         book: Book,
         servers: Servers,
-        recipe: tuple[Any, ...],
+        recipe: Mapping[str, Any],
         *,
         workers: int | None,
         lanes: int,
@@ -154,7 +154,7 @@ class Pool:
         ]
 
     def _hire(self) -> None:
-        actor = self._ray.remote(**self._options)(ChainWorker).remote(*self._recipe)
+        actor = self._ray.remote(**self._options)(ChainWorker).remote(**self._recipe)
         self._crew.append(_Worker(actor, self._hired, actor.prepare.remote(self._lanes)))
         self._hired += 1
 

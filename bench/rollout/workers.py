@@ -130,24 +130,15 @@ def roll_out_jobs(
             queue = Queue(todo, steps_per_subtask, rows, longest_first=until is None)
             book = _Book(ledger, bar, queue, meter or Meter(), keys, film_format, until, metrics)
             pad_to = max_batch if inference == "actor" else 0
+            worker: dict[str, Any] = {
+                "world": world, "steps_per_subtask": steps_per_subtask, "instructions": instructions, "films": films,
+                "film_format": film_format,
+            }  # fmt: skip
             if queue and workers == 0:
-                worker = ChainWorker(
-                    world, steps_per_subtask, instructions, films=films, pad_to=pad_to, film_format=film_format
-                )
-                _serially(book, worker)
+                _serially(book, ChainWorker(**worker, pad_to=pad_to))
             elif queue:
                 run = scratch.new_run()
-                recipe = (
-                    world,
-                    steps_per_subtask,
-                    instructions,
-                    watchdog_s,
-                    tuple(sys.path),
-                    films,
-                    0,
-                    film_format,
-                    run,
-                )
+                apart = {"watchdog_s": watchdog_s, "import_path": tuple(sys.path), "run": run}
                 ray = start_ray(ray_address)
                 crew = Servers(ray, pad_to, servers, world_models(jobs))
                 on_gpu = pad_to == 0 and any(not job.policy.device.startswith("cpu") for job in jobs)
@@ -155,7 +146,7 @@ def roll_out_jobs(
                     ray,
                     book,
                     crew,
-                    recipe,
+                    {**worker, **apart},
                     workers=workers,
                     lanes=lanes or (LANES if pad_to else 1),
                     watchdog_s=watchdog_s,
