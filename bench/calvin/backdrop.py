@@ -2,8 +2,9 @@
 
 Most pixels of the static camera show floor and table, and computing them took most of its time.  Moving things change
 them in one way only: by their shadows.  So the still parts are drawn twice when they change: in full light, and as
-they shade each other.  A picture begins as a copy of the second; where the shadow of a moving part may fall, in cells
-of some pixels (``bench.calvin.shadow_reach``), the shadow map decides anew how much of the first is left.
+they shade each other; those that no joint carries are drawn in full light only once.  A picture begins as a copy of
+the second; where the shadow of a moving part may fall, in cells of some pixels (``bench.calvin.shadow_reach``), the
+shadow map decides anew how much of the first is left.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Backdrop:
         self._context = context
         self._lit = Frame(context)
         self._whole = Frame(context)
+        self._fixed = Frame(context)
+        self._fixed_state = b""
         corners = context.buffer(_cell_corners().tobytes())
         self._index = context.buffer(reserve=_ROWS * _COLUMNS * 6 * 4, dynamic=True)
         self._array = context.vertex_array(program, [(corners, "2f4", "corner")], self._index)
@@ -67,7 +70,16 @@ class Backdrop:
         whole_index = context.buffer(everything.tobytes())
         self._whole_array = context.vertex_array(program, [(corners, "2f4", "corner")], whole_index)
         self._whole_count = everything.size
-        self._held = [self._lit, self._whole, self._array, self._index, self._whole_array, whole_index, corners]
+        self._held = [
+            self._lit,
+            self._whole,
+            self._fixed,
+            self._array,
+            self._index,
+            self._whole_array,
+            whole_index,
+            corners,
+        ]
         pixel = np.diag([2 / _WIDTH, 2 / _HEIGHT, 2.0, 1.0])
         pixel[:3, 3] = -1.0
         half = np.diag([0.5, 0.5, 0.5, 1.0])
@@ -77,19 +89,34 @@ class Backdrop:
         program["shadow_from_pixel"].write(self._shadow_from_pixel.T.astype("f4").tobytes())
         self._reach = ShadowReach(casters, _WIDTH)
 
-    def rebuild(self, draw_still: Callable[[], None], shadow_frame: Any, still_shadow: Callable[[], None]) -> None:
-        """Draw the still parts anew.
+    def rebuild(
+        self,
+        fixed_state: bytes,
+        draw_fixed: Callable[[], None],
+        draw_carried: Callable[[], None],
+        shadow_frame: Any,
+        still_shadow: Callable[[], None],
+    ) -> None:
+        """Draw the still parts anew; those that are fixed only if ``fixed_state`` is another than the last time.
 
         Args:
-            draw_still: draws them into the framebuffer in use, which has the view's rectangle as its viewport.
+            fixed_state: all that the fixed parts' picture depends on.
+            draw_fixed: draws them into the framebuffer in use, which has the view's rectangle as its viewport.
+            draw_carried: draws the other still parts.
             shadow_frame: the shadow map's.
-            still_shadow: puts their shadow into the shadow map.
+            still_shadow: puts the shadow of all still parts into the shadow map.
         """
         shadow_frame.clear(depth=1.0)
+        if fixed_state != self._fixed_state:
+            self._fixed_state = fixed_state
+            self._fixed.target.use()
+            self._fixed.target.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
+            self._fixed.target.viewport = RECTANGLES[VIEW]
+            draw_fixed()
+        self._context.copy_framebuffer(self._lit.target, self._fixed.target)
         self._lit.target.use()
-        self._lit.target.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
         self._lit.target.viewport = RECTANGLES[VIEW]
-        draw_still()
+        draw_carried()
         still_shadow()
         self._context.copy_framebuffer(self._whole.target, self._lit.target)
         self._whole.target.use()

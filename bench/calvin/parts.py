@@ -28,6 +28,7 @@ Image = str | Path | None
 _WHITE = (1.0, 1.0, 1.0, 1.0)
 _FLOOR = "plane"
 _ROBOT_LINK = "gripper_cam"
+LIGHTS = ("led_link", "light_link")
 _NOWHERE = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
@@ -43,6 +44,7 @@ class Part:
         rgba: colour, 0..1.
         image: what is laid over the mesh.
         still: it moves never or seldom: a fixed body's link, unless a motor drives it.
+        fixed: no joint carries it and it is no light: neither its place nor its colour changes.
     """
 
     body: int
@@ -51,6 +53,7 @@ class Part:
     rgba: tuple[float, float, float, float]
     image: Image = None
     still: bool = False
+    fixed: bool = False
 
 
 # q v and v q* are linear in v = (x, y, z, w), and so a rotation q v q* is the product of two matrices.
@@ -103,6 +106,12 @@ def _still_links(client: int, body: int, links: Mapping[int, str]) -> set[int]:
     return {-1} if _ROBOT_LINK in links.values() else set(links)
 
 
+def _fixed_links(client: int, body: int, links: Mapping[int, str], still: set[int]) -> set[int]:
+    """Return the still links of a body that no joint carries and that are no lights."""
+    joints = {link: pybullet.getJointInfo(body, link, physicsClientId=client)[2] for link in still if link >= 0}
+    return {link for link in still if joints.get(link) in (None, pybullet.JOINT_FIXED) and links[link] not in LIGHTS}
+
+
 def _shapes(client: int, body: int, urdf: tuple[Path, float] | None, links: Mapping[int, str]) -> Iterator[Any]:
     """Yield link index and the rest of a ``VisualShape``, from PyBullet or, where it has none, from the URDF."""
     if urdf is None:
@@ -118,6 +127,7 @@ def _shapes(client: int, body: int, urdf: tuple[Path, float] | None, links: Mapp
 def _parts_of_body(client: int, body: int, materials: Mapping[str, str], urdf: tuple[Path, float] | None) -> list[Part]:
     name, links = _names(client, body)
     still = _still_links(client, body, links)
+    fixed = _fixed_links(client, body, links, still)
     # A body that brings no images of its own is drawn with edges; PyBullet rounds the corners of lone blocks.
     built = any(link in materials for link in links.values())
     parts = []
@@ -130,7 +140,7 @@ def _parts_of_body(client: int, body: int, materials: Mapping[str, str], urdf: t
         levels = tuple(meshes.moved(mesh, frame) for mesh in levels)
         if isinstance(image, str):
             levels = tuple(meshes.wrapped(mesh, textures.TILE) for mesh in levels)
-        parts.append(Part(body, link, levels, rgba, image, link in still))
+        parts.append(Part(body, link, levels, rgba, image, link in still, link in fixed))
     if name == _FLOOR:
         parts = [
             replace(part, image="checker") if isinstance(part.image, Path) and materials else part for part in parts

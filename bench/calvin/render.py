@@ -21,7 +21,7 @@ from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
 from bench.calvin.frames import RECTANGLES, Frame
 from bench.calvin.meshes import Mesh
-from bench.calvin.parts import Part, PoseReader, collect_parts
+from bench.calvin.parts import LIGHTS, Part, PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
 from bench.calvin.shadow_map import UNIT as SHADOW_UNIT
 from bench.calvin.shadow_map import ShadowMap
@@ -87,6 +87,7 @@ def _in_drawing_order(parts: Sequence[Part]) -> list[Part]:
         key=lambda part: (
             part.still,
             part.image is not None,
+            part.fixed,
             np.ptp(part.levels[_NEAR].position, axis=0).max() > _LARGE,
             -part.body,
             str(part.image),
@@ -146,10 +147,11 @@ class GlRenderer:
         if len(places) > shaders.MAX_OBJECTS:
             raise UserError(f"renderer gl: expected at most {shaders.MAX_OBJECTS} links, got {len(places)}")
         self._rows = np.array([places.index((part.body, part.link, part.rgba)) for part in parts])
+        self._fixed_rows = self._rows[[part.fixed for part in parts]]
         self._still_row = int(self._rows[self._moving :].min(initial=len(places)))
         self._poses = PoseReader(client, [place[:2] for place in places])
         self._camera_link = self._links_named(b"gripper_cam")[:1]
-        lights = self._links_named(b"led_link", b"light_link")
+        lights = self._links_named(*(name.encode() for name in LIGHTS))
         self._light_rows = {place[:2]: row for row, place in enumerate(places) if place[:2] in lights}
         self._objects = np.zeros(len(places), OBJECT)
         self._objects["tint"] = [place[2] for place in places]
@@ -199,7 +201,10 @@ class GlRenderer:
         images = {image: self._texture(image) for image in {part.image for part in self.parts} if image is not None}
         self._textures = [images.get(part.image) if part.image is not None else None for part in self.parts]
         far = [(part, _FAR) for part in range(count)]
-        self._moving_runs, self._still_runs = self._runs(far[: self._moving]), self._runs(far[self._moving :])
+        self._moving_runs = self._runs(far[: self._moving])
+        still = far[self._moving :]
+        self._fixed_runs = self._runs(place for place in still if self.parts[place[0]].fixed)
+        self._carried_runs = self._runs(place for place in still if not self.parts[place[0]].fixed)
         self._held += [*self._arrays.values(), buffer, index, self._uniforms, self._shadow_map, self._frame]
 
     def _texture(self, image: str | Path) -> Any:
@@ -317,7 +322,9 @@ class GlRenderer:
             self._held.append(self._backdrop)
         if self._backdrop_is_stale:
             self._backdrop.rebuild(
-                lambda: self._draw_runs(clip_from_world, self._still_runs),
+                self._objects[self._fixed_rows].tobytes(),
+                lambda: self._draw_runs(clip_from_world, self._fixed_runs),
+                lambda: self._draw_runs(clip_from_world, self._carried_runs),
                 self._shadow_map.frame,
                 self._shadow_map.draw,
             )
