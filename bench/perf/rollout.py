@@ -105,6 +105,7 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
     Returns:
         the settings and ``runs``, one per number of workers: :func:`summary` with ``workers``, ``wall_s`` (the whole
         command's, Ray's start and the policy's included), ``cores`` (see :class:`bench.perf.cores.CoreWatch`),
+        ``steps_per_core_s`` (steps by the workers' CPU time: it falls where cores get slower, not where they are few),
         ``average_length`` and ``efficiency``: the run's steps a second for each worker, relative to the run with the
         fewest workers.  ``same_rows`` says whether chains that several runs had in common came out the same.
     """
@@ -133,7 +134,11 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
             if not meter.chains:
                 raise UserError(f"perf rollout: no chain was finished with {workers} workers; try wristbench rollout")
             took, cores = time.perf_counter() - began, watch.cores(meter.first, meter.last)
-            runs.append({"workers": workers, "wall_s": took, **summary(meter), "cores": cores})
+            busy_s = cores.get("workers", 0.0) * (meter.last - meter.first)
+            per_core = meter.steps / busy_s if busy_s else None
+            runs.append(
+                {"workers": workers, "wall_s": took, **summary(meter), "steps_per_core_s": per_core, "cores": cores}
+            )
     base = min(runs, key=lambda run: run["workers"])
     for run, scored in zip(runs, rows, strict=True):
         run["average_length"] = sum(row.solved for row in scored) / len(scored) if scored else None
@@ -211,6 +216,7 @@ _SHOWN = {
     "chains_per_hour": ("chains an hour", ",.0f"),
     "env_steps_per_s": ("steps a second", ",.0f"),
     "efficiency": ("efficiency", ".2f"),
+    "steps_per_core_s": ("steps a core's second", ",.0f"),
     "overhead_us_per_step": ("overhead a step, µs", ".0f"),
     "physics_ms_per_step": ("physics a step, ms", ".2f"),
     "drawing_ms_per_request": ("drawing a request, ms", ".2f"),
