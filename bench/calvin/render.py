@@ -20,21 +20,17 @@ from bench.calvin.backdrop import Backdrop
 from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
 from bench.calvin.frames import RECTANGLES, Frame
-from bench.calvin.meshes import Mesh
 from bench.calvin.parts import LIGHTS, Part, PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
 from bench.calvin.shadow_map import UNIT as SHADOW_UNIT
 from bench.calvin.shadow_map import ShadowMap
 from bench.calvin.sight import Sight
 from bench.calvin.thinning import LEVELS
+from bench.calvin.vertices import FORMATS, pack
 from bench.errors import UserError
 
-VERTEX = np.dtype([("position", "f4", 3), ("normal", "f4", 3), ("uv", "f4", 2), ("colour_and_object", "u1", 4)])
 OBJECT = np.dtype([("world", "f4", (3, 4)), ("tint", "f4", 4)])
 """A row of the uniform block."""
-_TEXTURED_FORMAT = ("3f4 3f4 2f4 4f1", "position", "normal", "uv", "colour_and_object")
-_PLAIN_FORMAT = ("3f4 3f4 8x 4f1", "position", "normal", "colour_and_object")
-_SHADOW_FORMAT = ("3f4 20x 4f1", "position", "colour_and_object")
 _OBJECTS_BINDING = 0
 _IMAGE_UNIT = 0
 _NEAR, _FAR, _SHADOW = range(len(LEVELS))
@@ -54,30 +50,8 @@ def _pixels(image: str | Path) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(Pillow.open(image).convert("RGB"))[::-1])
 
 
-Range = tuple[int, int]
-"""First corner and number of corners in the index buffer."""
 Run = tuple[Any, int, int]
 """What one call draws: a texture or None, first corner and number of corners."""
-
-
-def pack(levels: Sequence[Mesh], objects: Sequence[int]) -> tuple[NDArray[np.void], NDArray[np.int32], list[Range]]:
-    """Return the meshes' vertices in one array of type ``VERTEX``, their corners in one int32 (3M,), and whose is what.
-
-    Args:
-        levels: what to draw.
-        objects: for each mesh, its row in the uniform block.
-    """
-    vertices = np.zeros(sum(len(mesh.position) for mesh in levels), VERTEX)
-    corners, ranges, start, first = [], [], 0, 0
-    for mesh, number in zip(levels, objects, strict=True):
-        rows = slice(start, start + len(mesh.position))
-        vertices["position"][rows], vertices["normal"][rows], vertices["uv"][rows] = mesh.position, mesh.normal, mesh.uv
-        vertices["colour_and_object"][rows, :3] = mesh.colour
-        vertices["colour_and_object"][rows, 3] = number
-        corners.append(mesh.triangles.ravel() + start)
-        ranges.append((first, mesh.triangles.size))
-        start, first = rows.stop, first + mesh.triangles.size
-    return vertices, np.concatenate(corners).astype(np.int32), ranges
 
 
 def _in_drawing_order(parts: Sequence[Part]) -> list[Part]:
@@ -192,10 +166,9 @@ class GlRenderer:
         buffer = context.buffer(vertices.tobytes())
         index = context.buffer(corners.tobytes())
         self._uniforms = context.buffer(reserve=shaders.MAX_OBJECTS * OBJECT.itemsize)
-        formats = {"plain": _PLAIN_FORMAT, "textured": _TEXTURED_FORMAT, "shadow": _SHADOW_FORMAT}
         self._arrays = {
             name: context.vertex_array(self._programs[name], [(buffer, *layout)], index)
-            for name, layout in formats.items()
+            for name, layout in FORMATS.items()
         }
         self._shadow_map, self._frame = ShadowMap(context), Frame(context)
         images = {image: self._texture(image) for image in {part.image for part in self.parts} if image is not None}
