@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,12 @@ def test_slurm_script_starts_a_head_the_others_and_one_driver(tmp_path: Path, no
         ["bash", str(DEPLOY / "slurm.sh"), *arguments], env=environment, start_new_session=True
     )  # the script's steps end with it on Slurm; here its whole session is ended
     assert process.wait(60) == 0
+    wanted, until = 2 if nodes == 1 else 3, time.monotonic() + 30
+    while (tmp_path / "calls").read_text().count("\n") < wanted and time.monotonic() < until:
+        time.sleep(0.05)  # the steps are started in the background
     os.killpg(process.pid, 15)
     calls = sorted((tmp_path / "calls").read_text().splitlines(), key=lambda line: "rollout" in line)
-    assert len(calls) == (2 if nodes == 1 else 3)
+    assert len(calls) == wanted
     assert all("--cpus-per-task=8" in call and ("-w a1" in call or "-x a1" in call) for call in calls)
     head = next(call for call in calls if "--head" in call)
     assert "-N1 -n1 -w a1 ray start --head --port=23456 --num-cpus=8" in head
