@@ -132,7 +132,10 @@ def lerobot_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A policy as LeRobot saves it: of LeRobot itself where it is installed, else of a stand-in."""
     folder = tmp_path / "act"
     shapes = {"observation.images.image": [3, 200, 200], "observation.images.wrist_image": [3, 84, 84]}
-    if find_spec("lerobot") is not None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lerobot"]:
+        monkeypatch.delitem(sys.modules, name)  # pytest calls the folder tests/data/lerobot so
+    installed = find_spec("lerobot")
+    if installed is not None and installed.origin is not None:
         _save_act(folder, shapes)
         return folder
     for name, text in LEROBOT.items():
