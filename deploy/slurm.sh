@@ -16,7 +16,7 @@ export RAY_AUTH_MODE=token
 export RAY_max_direct_call_object_size=1048576  # a request's images travel in the call, not through the object store
 export OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0
 cpus=${SLURM_CPUS_PER_TASK:-1}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # not head: it hangs up on scontrol, which then fails
 port=$((20000 + SLURM_JOB_ID % 10000))  # two jobs may share a node
 
 # srun does not hand --cpus-per-task on by itself (Slurm 22.05 and later), and Ray counts a node's cores, not a job's.
