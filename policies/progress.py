@@ -1,4 +1,4 @@
-"""What a training leaves on disk while it runs: the state to continue from, and the history of its loss.
+"""What a training leaves on disk while it runs, the state to continue from and the history of its loss; and its bar.
 
 The state is one safetensors file (weights, averaged weights, AdamW's moments; step and identity in its header),
 replaced whole, so a kill at any moment leaves the previous state.  The loop itself is in :mod:`policies.train`.
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from policies.api import PolicyError
@@ -20,6 +22,15 @@ from policies.tracking import Tracker, scalars
 
 STATE_FILE = "resume.safetensors"
 HISTORY_FILE = "history.jsonl"
+
+
+def training_bar(show: bool) -> Progress:
+    """Return a bar of steps on stderr; its tasks have a field ``loss``."""
+    return Progress(
+        TextColumn("train {task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn(),
+        console=Console(stderr=True), disable=not show,
+    )  # fmt: skip
 
 
 class History:

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from policies.api import ANCHOR, WRIST, PolicyError
@@ -27,7 +25,16 @@ from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.data import DeviceArrays, PolicyArrays, SampleOrder
 from policies.flow import FlowPolicy, flow_spec, initial_network, placed
 from policies.gradients import EAGER, Gradients
-from policies.progress import HISTORY_FILE, STATE_FILE, History, finished, remove_state, restore_state, save_state
+from policies.progress import (
+    HISTORY_FILE,
+    STATE_FILE,
+    History,
+    finished,
+    remove_state,
+    restore_state,
+    save_state,
+    training_bar,
+)
 from policies.text import PRECOMPUTED, SentenceTable
 from policies.tracking import NONE, open_tracker
 from policies.validate import validate
@@ -134,12 +141,7 @@ def train_policy(
 
     started, first_step, rates = time.monotonic(), step, Schedule(settings, time_limit_s)
     losses: list[Tensor] = []
-    bar = Progress(
-        TextColumn("train {task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not progress,
-    )  # fmt: skip
-    with bar:
+    with training_bar(progress) as bar:
         task = bar.add_task(f"{spec.name} {arm} seed {seed}", total=settings.steps, completed=step, loss="–")
         elapsed = elapsed_before
         while step < settings.steps and (time_limit_s is None or elapsed < time_limit_s):
@@ -151,7 +153,7 @@ def train_policy(
             losses.append(gradients(batch))
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
             optimiser.step()
-            update_average(average, network, min(settings.ema, (1 + step) / (EMA_RAMP + step)))
+            update_average(average, network, settings.ema, step)
             step += 1
             elapsed = elapsed_before + time.monotonic() - started
 
@@ -252,6 +254,7 @@ def make_optimiser(network: nn.Module, settings: TrainingConfig) -> torch.optim.
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards those of ``network``."""
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move the averaged weights towards those of ``network``; ``decay`` is reached gradually, as ``step`` grows."""
+    decay = min(decay, (1 + step) / (EMA_RAMP + step))
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)

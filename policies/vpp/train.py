@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from policies.api import PolicyError
 from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from policies.data import DeviceArrays, SampleOrder
-from policies.progress import HISTORY_FILE, STATE_FILE, History, remove_state, restore_state, save_state
+from policies.progress import HISTORY_FILE, STATE_FILE, History, remove_state, restore_state, save_state, training_bar
 from policies.tracking import NONE, open_tracker
 from policies.vpp.clips import Clips
 from policies.vpp.config import PREDICTOR_FOLDER, VideoPolicyConfig
@@ -108,12 +106,7 @@ def train_predictor(
 
     started, rates = time.monotonic(), Schedule(settings, time_limit_s)
     losses: list[Tensor] = []
-    bar = Progress(
-        TextColumn("train {task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not progress,
-    )  # fmt: skip
-    with bar:
+    with training_bar(progress) as bar:
         task = bar.add_task(name, total=settings.steps, completed=step, loss="–")
         elapsed = elapsed_before
         while step < settings.steps and (time_limit_s is None or elapsed < time_limit_s):
@@ -128,7 +121,7 @@ def train_predictor(
             norm = torch.nn.utils.clip_grad_norm_(predictor.parameters(), settings.clip)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            update_average(average, predictor, min(settings.ema, (1 + step) / (10 + step)))
+            update_average(average, predictor, settings.ema, step)
             losses.append(loss.detach())
             step += 1
             elapsed = elapsed_before + time.monotonic() - started
