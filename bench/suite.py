@@ -243,6 +243,18 @@ def _one_line(error: ValidationError) -> str:
     return f"{place}: {first['msg'].removeprefix('Value error, ')}{came}{more}"
 
 
+def policy_part(**settings: Any) -> PolicyPart:
+    """Return the policy that a command's options describe.
+
+    Raises:
+        UserError: what a suite would be refused for; the message names the setting, the value and what is wrong.
+    """
+    try:
+        return PolicyPart(**settings)
+    except ValidationError as error:
+        raise UserError(f"policy: {_one_line(error).removeprefix('suite: ')}") from None
+
+
 def load_suite(path_or_name: str | Path) -> Suite:
     """Read a suite from a YAML file, or by the name of one in ``bench/suites``.
 

@@ -7,7 +7,7 @@ import yaml
 
 from bench.errors import UserError
 from bench.policy_training import policy_config
-from bench.suite import SUITES, load_suite, parse_arm
+from bench.suite import SUITES, load_suite, parse_arm, policy_part
 
 
 def write(tmp_path: Path, **changes: object) -> Path:
@@ -83,3 +83,17 @@ def test_recolouring_and_chains_are_settings_of_a_suite(tmp_path: Path) -> None:
     suite = load_suite(write(tmp_path, data={"chain_length": 5}, policy={"recolour": 0.4, "scale": "small"}))
     assert suite.data.chain_length == 5
     assert policy_config(suite.policy).training.recolour == 0.4
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"recolour": 3.0}, "policy: recolour: Input should be less than or equal to 1, got 3.0"),
+        ({"kind": "vpp", "recolour": 0.3}, "policy: recolour: 'vpp' has none; leave it out"),
+        ({"kind": "vpp", "scale": "base"}, "policy: 'vpp' has the scales tiny, small, paper, got 'base'"),
+    ],
+)
+def test_a_command_s_policy_is_refused_as_a_suite_s_in_one_line(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        policy_part(**settings)
+    assert str(refused.value) == says

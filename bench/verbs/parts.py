@@ -32,14 +32,14 @@ def _collect(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
     from bench.policy_training import TrainOptions, train_policies
-    from bench.suite import PolicyPart
+    from bench.suite import policy_part
 
     options = TrainOptions(
         arms=tuple(args.arm.split(",")),
         seeds=args.seeds,
         overlay=args.overlay,
         paired_share=args.paired_share,
-        policy=PolicyPart(
+        policy=policy_part(
             kind=args.kind,
             scale=args.scale,
             steps=args.steps,
