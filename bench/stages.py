@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench import atomic
+from bench import atomic, scratch
 from bench.errors import UserError
 
 Job = TypeVar("Job")
@@ -232,7 +232,8 @@ def parallel(
 
     ray = start_ray(ray_address)
     at_once = max(1, min(len(jobs), workers or processors() // cpus or 1))
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(work)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_settled).options(name=work.__name__)
+    run = "" if gpus else scratch.this_run()  # on a GPU, what one compiles others find in the temporary folder
     waiting = list(enumerate(jobs))[::-1]
     running: dict[Any, int] = {}
     done: dict[int, Result] = {}
@@ -240,7 +241,7 @@ def parallel(
         while waiting or running:
             while waiting and len(running) < at_once:
                 position, job = waiting.pop()
-                running[task.remote(job)] = position
+                running[task.remote(run, work, job)] = position
             for reference in ray.wait(list(running), num_returns=1)[0]:
                 position = running.pop(reference)
                 done[position] = ray.get(reference)
@@ -254,6 +255,13 @@ def parallel(
         for reference in running:
             ray.cancel(reference, force=True)
     return [done[position] for position in range(len(jobs))]
+
+
+def _settled(run: str, work: Callable[[Job], Result], job: Job) -> Result:
+    """Do a job in a Ray worker; with ``run``, its temporary files go wherever and however that worker ends."""
+    if run:
+        scratch.settle_in(run)
+    return work(job)
 
 
 def disk_full(error: BaseException) -> bool:

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bench import scratch
 from bench.errors import UserError
-from bench.rollout import scratch
 from bench.rollout.answering import follow
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode, chain_course, wrist_stream
 from bench.rollout.film import FilmFormat, Films, is_filmed, is_kept, new_film

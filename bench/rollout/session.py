@@ -7,6 +7,7 @@ in the driver even if this user has a token, and takes 127.0.0.1 for the machine
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench import scratch
 from bench.errors import UserError
 
 OBJECT_STORE_BYTES = 300 * 2**20
@@ -45,6 +47,8 @@ def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int 
         UserError: Ray does not start, or there is no cluster at ``address``.
     """
     address = cluster_address(address)
+    if "ray" not in sys.modules:  # what is registered first is called last: when Ray has ended its workers
+        atexit.register(scratch.sweep, scratch.this_run(), scratch.PATIENCE_S)
     try:
         _set_up(address)
         import ray

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from bench import scratch
 from bench.atomic import write_bytes
 from bench.errors import UserError
-from bench.rollout import scratch
 from bench.rollout.actors import ChainWorker, Job, Outcome
 from bench.rollout.answering import finished
 from bench.rollout.chain import STEPS_PER_SUBTASK, Chain, ChainResult, WristMode

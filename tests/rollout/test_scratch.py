@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,14 +14,14 @@ from typing import Any
 import pytest
 from rollout_doubles import TASKS, chains
 
-from bench.rollout import scratch
+from bench import scratch
 from bench.rollout.sources import PolicySource
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions
 
 SETTLE = """
 import pathlib, sys, tempfile
-from bench.rollout import scratch
+from bench import scratch
 folder = scratch.settle_in(sys.argv[1])
 pathlib.Path(tempfile.mkdtemp(prefix="wristworld-scene-"), "robot.urdf").write_text("x" * 1000)
 print(folder, flush=True)
@@ -64,6 +65,51 @@ def test_folders_of_the_dead_go_and_those_of_the_living_stay(temporary: Path) ->
     third, _ = worker("cccc")
     assert not kept.exists(), "who starts clears up after the dead"
     end(third)
+
+
+JOBS = """
+import json, os, pathlib, signal, tempfile
+from bench import scratch
+from bench.stages import parallel
+
+def litter(job):
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="wristworld-scene-"))
+    if job == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return str(folder.parent)
+
+if __name__ == "__main__":
+    folders = parallel(litter, ["litter"] * 3, workers=2)
+    assert all(os.path.isdir(folder) for folder in folders), "workers of one driver keep theirs while they live"
+    try:
+        parallel(litter, ["die"], workers=1)
+    except Exception as lost:
+        folders.insert(0, str(lost))
+    pathlib.Path(__file__).with_suffix(".json").write_text(json.dumps(folders))
+"""
+
+
+def test_jobs_of_a_stage_leave_nothing_behind(temporary: Path) -> None:
+    program, usual = temporary / "jobs.py", str(temporary.parents[2])
+    program.write_text(JOBS)
+    subprocess.run(
+        [sys.executable, program], capture_output=True, check=True, timeout=120,
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(Path(__file__).parents[2]),
+             "RAY_TMPDIR": usual},  # its sockets allow no long path
+    )  # fmt: skip
+    lost, *folders = json.loads((temporary / "jobs.json").read_text())
+    assert "lost three times" in lost
+    root = temporary / f"wristbench-{os.getuid()}"
+    assert {Path(folder).parent for folder in folders} == {root}
+    assert not list(root.iterdir())
+
+
+def test_a_process_settles_once(temporary: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", "from bench import scratch\nprint(scratch.settle_in('a') == scratch.settle_in('b'))"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.stdout.strip() == "True"
 
 
 def test_somebody_elses_folder_is_not_used(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

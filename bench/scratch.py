@@ -2,13 +2,14 @@
 
 What a killed process leaves in the temporary folder nobody removes.  So each worker puts its temporary files into a
 folder of its own and holds a lock on it for as long as it lives: a folder that nobody holds is rubbish, whoever finds
-it.  Workers look for such folders when they start, and the driver when a rollout ends.
+it.  Workers look for such folders when they start, and the driver when a rollout, or the driver itself, ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import shutil
@@ -25,16 +26,26 @@ _held: list[IO[bytes]] = []
 
 
 def new_run() -> str:
-    """Return a name for a rollout's folders."""
+    """Return a name for the folders of some workers."""
     return secrets.token_hex(4)
+
+
+@functools.cache
+def this_run() -> str:
+    """Return the name for the folders of workers that serve this driver, one job after the other, to its end."""
+    return new_run()
 
 
 def settle_in(run: str) -> Path | None:
     """Give this process, a worker of ``run``, a temporary folder of its own; what others left behind goes.
 
+    A process that has one already keeps it.
+
     Returns:
         the folder, or None where there is no place for one: the temporary folder is then used as it is.
     """
+    if _held:
+        return Path(tempfile.gettempdir())
     root = _root()
     if root is None:
         return None
