@@ -178,7 +178,7 @@ class FlowPolicyConfig:
 
     @classmethod
     def tiny(cls, **changes: Any) -> Self:
-        """About 2M parameters: tests and the demo on two CPU cores."""
+        """About 2.5M parameters: tests and the demo on two CPU cores."""
         training = TrainingConfig(
             steps=400,
             batch=32,
@@ -196,12 +196,12 @@ class FlowPolicyConfig:
 
     @classmethod
     def small(cls, **changes: Any) -> Self:
-        """About 12M parameters: the default on one GPU."""
+        """About 14M parameters: the default on one GPU."""
         return cls(**changes)
 
     @classmethod
     def base(cls, **changes: Any) -> Self:
-        """About 45M parameters."""
+        """About 49M parameters."""
         training = TrainingConfig(batch=256, learning_rate=5e-4)
         values: dict[str, Any] = {
             "name": "base", "anchor_size": 128, "wrist_size": 84, "width": 64, "cell": 32,

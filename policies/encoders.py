@@ -2,8 +2,9 @@
 
 The shape is ResNet's; GroupNorm instead of BatchNorm because averaged (EMA) weights and batch statistics do not mix
 (Diffusion Policy, arXiv 2303.04137, section 3.2).  One more token says where some learned features are, as the spatial
-softmax does there: relative actions hang on where the hand and the handle are, and cells alone learn that late.
-Nothing here knows about language or actions.
+softmax does there: relative actions hang on where the hand and the handle are, and cells alone learn that late.  The
+sentence reaches into the convolutions (FiLM, arXiv 1709.07871, as in RT-1, arXiv 2212.06817), because which of three
+blocks is meant must be known where blocks are still told apart.  Nothing here knows about actions.
 """
 
 from __future__ import annotations
@@ -70,9 +71,12 @@ class Keypoints(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut."""
+    """Two 3×3 convolutions and a shortcut; the sentence scales and shifts every channel before the sum (FiLM).
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+    The sentence's layer begins at zero, so that an untrained block is one without a sentence.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, sentence_dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
         self.norm1 = _norm(channels_out)
@@ -80,11 +84,16 @@ class ResidualBlock(nn.Module):
         self.norm2 = _norm(channels_out)
         changes = stride != 1 or channels_in != channels_out
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if changes else nn.Identity()
+        self.film = nn.Linear(sentence_dim, 2 * channels_out)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+    def forward(self, x: Tensor, sentence: Tensor) -> Tensor:
+        """(B, C_in, H, W) and (B, sentence_dim) -> (B, C_out, H / stride, W / stride)."""
         y = F.relu(self.norm1(self.conv1(x)), inplace=True)
         y = self.norm2(self.conv2(y))
+        scale, shift = self.film(sentence)[:, :, None, None].chunk(2, dim=1)  # (B, C_out, 1, 1) each
+        y = y * (1 + scale) + shift
         return F.relu(y + self.shortcut(x), inplace=True)
 
 
@@ -97,7 +106,15 @@ class ViewEncoder(nn.Module):
     """
 
     def __init__(
-        self, size: int, width: int, blocks: int, stem_stride: int, strides: tuple[int, ...], dim: int, keypoints: int
+        self,
+        size: int,
+        width: int,
+        blocks: int,
+        stem_stride: int,
+        strides: tuple[int, ...],
+        dim: int,
+        keypoints: int,
+        sentence_dim: int,
     ) -> None:
         super().__init__()
         self.size = size
@@ -109,9 +126,9 @@ class ViewEncoder(nn.Module):
         for stage, stride in enumerate(strides):
             wider = width * 2**stage
             for block in range(blocks):
-                stages.append(ResidualBlock(channels, wider, stride if block == 0 else 1))
+                stages.append(ResidualBlock(channels, wider, stride if block == 0 else 1, sentence_dim))
                 channels = wider
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.ModuleList(stages)
         side = _side(size, (stem_stride, *strides))
         self.project = nn.Linear(channels, dim)
         self.position = nn.Parameter(grid_positions(side, dim) * POSITION_SCALE)
@@ -119,20 +136,23 @@ class ViewEncoder(nn.Module):
         self.camera = nn.Parameter(torch.randn(dim) * 0.02)
         self.absent = nn.Parameter(torch.randn(dim) * 0.02)
 
-    def forward(self, images: Tensor | None, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor | None, present: Tensor, sentence: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens (B, N, D) and mask (B, N), true where a token counts.
 
         Args:
             images: uint8 (B, H, W, 3), or None if no sample of the batch has this view: then only the absent-view
                 token is returned (N = 1), and the convolutions are not run at all.
             present: bool (B,), whether each sample has this view.
+            sentence: float (B, sentence_dim), components of about 1.
         """
         absent = self.absent.expand(present.shape[0], 1, -1)  # (B, 1, D)
         if images is None:
             return absent, torch.ones_like(present).unsqueeze(1)
         x = resize_images(images, self.size).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory
         x = x.to(self.stem.weight.dtype) / 127.5 - 1
-        x = self.stages(F.relu(self.stem_norm(self.stem(x)), inplace=True))  # (B, C, h, w)
+        x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
+        for block in self.stages:
+            x = block(x, sentence)  # (B, C, h, w)
         seen = self.project(x.flatten(2).transpose(1, 2)) + self.position  # (B, cells, D)
         if self.keypoints is not None:
             seen = torch.cat([seen, self.keypoints(x).to(seen.dtype)], dim=1)  # (B, N, D)

@@ -62,17 +62,24 @@ class FlowNetwork(nn.Module):
         )
 
     def _sentence_layer(self) -> nn.Module:
-        return nn.Linear(self.config.text_dim, self.config.dim)
+        return nn.Sequential(
+            nn.RMSNorm(self.config.text_dim, elementwise_affine=False),  # components of a unit vector are too small
+            nn.Linear(self.config.text_dim, self.config.dim),
+        )
 
     def _make_view_encoders(self) -> None:
         config = self.config
         shape = (config.width, config.blocks, config.stem_stride, config.strides, config.dim, config.keypoints)
-        self.anchor = ViewEncoder(config.anchor_size, *shape)
-        self.wrist = ViewEncoder(config.wrist_size, *shape)
+        self.anchor = ViewEncoder(config.anchor_size, *shape, config.text_dim)
+        self.wrist = ViewEncoder(config.wrist_size, *shape, config.text_dim)
 
     def _view_tokens(self, inputs: Inputs, always: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return tokens (B, N, D) and mask (B, N) of what the cameras see; ``always`` is true, (B,)."""
-        return [self.anchor(inputs.anchor, always), self.wrist(inputs.wrist, inputs.wrist_present)]
+        sentence = F.rms_norm(inputs.sentence, inputs.sentence.shape[-1:])
+        return [
+            self.anchor(inputs.anchor, always, sentence),
+            self.wrist(inputs.wrist, inputs.wrist_present, sentence),
+        ]
 
     def parameters_count(self) -> int:
         """Number of learned values."""

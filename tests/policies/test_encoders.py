@@ -31,9 +31,9 @@ def test_positions_tell_all_cells_apart(side):
 @pytest.mark.parametrize("keypoints", [0, 8])
 def test_tokens_are_cells_keypoints_and_the_absent_mark(keypoints):
     config = FlowPolicyConfig.tiny(keypoints=keypoints)
-    encoder = ViewEncoder(64, config.width, 1, config.stem_stride, config.strides, config.dim, keypoints)
+    encoder = ViewEncoder(64, config.width, 1, config.stem_stride, config.strides, config.dim, keypoints, 8)
     images = torch.zeros(3, 64, 64, 3, dtype=torch.uint8)
-    tokens, mask = encoder(images, torch.tensor([True, False, True]))
+    tokens, mask = encoder(images, torch.tensor([True, False, True]), torch.ones(3, 8))
     seen = 16 + (keypoints > 0)
     assert tokens.shape == (3, seen + 1, config.dim)
     assert mask.sum(1).tolist() == [seen, 1, seen]

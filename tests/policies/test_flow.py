@@ -135,7 +135,7 @@ def test_actions_before_the_end_do_not_depend_on_what_is_padded(mini, awake):
 
 
 @pytest.mark.parametrize(
-    ("preset", "low", "high"), [("tiny", 1.7e6, 2.4e6), ("small", 10e6, 15e6), ("base", 38e6, 50e6)]
+    ("preset", "low", "high"), [("tiny", 2.0e6, 2.8e6), ("small", 10e6, 15e6), ("base", 42e6, 54e6)]
 )
 def test_presets_have_the_promised_sizes_and_run(preset, low, high):
     config = FlowPolicyConfig.preset(preset)
