@@ -1,9 +1,9 @@
 """Where the renderer draws: one framebuffer that holds every view, so that all of them are read at once.
 
 Reading makes the processor wait for the GPU, and where several processes share a GPU each piece of work costs a turn.
-So the GPU itself copies the pictures into buffers, as the last of the commands that draw them.  Where the processor
-draws, its pictures are read straight from the framebuffer.  Rows lie top first: the cameras' projections are flipped,
-nothing is turned over afterwards.
+So the GPU itself copies the pictures to the processor (``bench.calvin.gpu_copy``), as the last of the commands that
+draw them.  Where the processor draws, its pictures are read straight from the framebuffer.  Rows lie top first: the
+cameras' projections are flipped, nothing is turned over afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calvin import gl
+from bench.calvin import gl, gpu_copy
 from bench.calvin.camera import CAMERAS
 
 Rectangle = tuple[int, int, int, int]
@@ -49,17 +49,24 @@ class Frame:
         self.depth.compare_func, self.depth.filter = "", (context.NEAREST, context.NEAREST)
         self.target = context.framebuffer([self.colour], self.depth)
         self._context = context
-        self._copies: dict[str, Any] = {}
+        self._copies: dict[str, gpu_copy.GpuCopy] = {}
+
+    @property
+    def copied(self) -> bool:
+        """Whether the GPU copies pictures out; if so they are waited for and read without the context."""
+        return not gl.on_cpu() and gpu_copy.supported(self._context)
 
     def copy_out(self, names: Iterable[str], kinds: Iterable[str]) -> None:
         """Let the GPU copy the named views, ``rgb`` and/or ``depth``, for :meth:`pixels` and :meth:`metres`."""
-        if gl.on_cpu():
+        if not self.copied:
             return
         around = _around(names)
         for kind in kinds:
             if kind not in self._copies:
-                self._copies[kind] = self._context.buffer(reserve=SIZE[0] * SIZE[1] * 4, dynamic=True)
-            self.target.read_into(self._copies[kind], viewport=around, components=_CHANNELS[kind], **_WHAT[kind])
+                self._copies[kind] = gpu_copy.GpuCopy(self._context, SIZE[0] * SIZE[1] * 4)
+            copy = self._copies[kind]
+            self.target.read_into(copy.buffer, viewport=around, components=_CHANNELS[kind], **_WHAT[kind])
+            copy.begun()
 
     def _read(self, name: str, dtype: type[np.generic], channels: int, kind: str) -> NDArray[Any]:
         """Return a view (H, W, C) as it stands in the framebuffer."""
@@ -70,27 +77,25 @@ class Frame:
         )
         return view
 
-    def _copied(self, kind: str, around: Rectangle) -> bytes:
-        raw: bytes = self._copies[kind].read(around[2] * around[3] * 4)
-        return raw
+    def _wait(self, kind: str, around: Rectangle) -> NDArray[np.uint8]:
+        """Return the bytes (H, 4 W) of the views' rectangle."""
+        return self._copies[kind].wait()[: around[2] * around[3] * 4].reshape(around[3], -1)
 
     def pixels(self, names: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
         """Return camera name -> uint8 (H, W, 3), first row on top, as they were copied out."""
-        if gl.on_cpu():
+        if not self.copied:
             return {name: self._read(name, np.uint8, 3, "rgb") for name in names}
         around = _around(names)
-        raw = self._copied("rgb", around)
-        picture = np.frombuffer(raw, np.uint8).reshape(around[3], around[2], 4)
+        picture = self._wait("rgb", around).reshape(around[3], around[2], 4)
         return {name: _opaque(_cut(picture, name, around)) for name in names}
 
     def metres(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         """Return camera name -> float32 (H, W) depth along the camera's z, first row on top, as copied out."""
-        if gl.on_cpu():
+        if not self.copied:
             depths = {name: self._read(name, np.float32, 1, "depth")[..., 0] for name in names}
         else:
             around = _around(names)
-            raw = self._copied("depth", around)
-            depth = np.frombuffer(raw, np.float32).reshape(around[3], around[2])
+            depth = self._wait("depth", around).view(np.float32)
             depths = {name: _cut(depth, name, around) for name in names}
         return {
             name: CAMERAS[name].metres(depth.astype(np.float64)).astype(np.float32) for name, depth in depths.items()

@@ -1,57 +1,37 @@
 """The fast renderer: PyBullet's bodies drawn by OpenGL, all views of a moment in one context.
 
 Not here: physics, what the cameras are (``bench.calvin.camera``), PyBullet's own renderers
-(``bench.calvin.bullet_render``).  Meshes are uploaded once; a draw asks PyBullet where its links are, draws one shadow
-map and then each view that somebody wants.
+(``bench.calvin.bullet_render``).  A draw asks PyBullet where its links are, draws one shadow map and then each view
+that somebody wants.  A GPU draws everything anew for every picture: that is a handful of commands, handed over in one
+piece.  A processor counts pixels: it keeps what stands still (``bench.calvin.backdrop``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calvin import backdrop, gl, shaders, textures
+from bench.calvin import backdrop, gl, shaders
 from bench.calvin.backdrop import Backdrop
 from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
+from bench.calvin.drawing import FAR, NEAR, OBJECT, SHADOW, Drawing, Run, programs
 from bench.calvin.frames import RECTANGLES, Frame
 from bench.calvin.parts import LIGHTS, Part, PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
-from bench.calvin.shadow_map import UNIT as SHADOW_UNIT
 from bench.calvin.shadow_map import ShadowMap
 from bench.calvin.sight import Sight
-from bench.calvin.thinning import LEVELS
-from bench.calvin.vertices import FORMATS, pack
 from bench.errors import UserError
 
-OBJECT = np.dtype([("world", "f4", (3, 4)), ("tint", "f4", 4)])
-"""A row of the uniform block."""
-_OBJECTS_BINDING = 0
-_IMAGE_UNIT = 0
-_NEAR, _FAR, _SHADOW = range(len(LEVELS))
 _LARGE = 5.0
 """Metres beyond which a part is a floor."""
 _STILL_DIGITS = 4
 """Still parts stand at whole tenths of a millimetre: furniture that only trembles is not drawn anew."""
-
-
-@lru_cache(maxsize=32)
-def _pixels(image: str | Path) -> NDArray[np.uint8]:
-    """Return (H, W, 3) uint8, first row at the bottom as OpenGL has it."""
-    if isinstance(image, str):
-        return np.ascontiguousarray(textures.material(image)[::-1])
-    from PIL import Image as Pillow
-
-    return np.ascontiguousarray(np.asarray(Pillow.open(image).convert("RGB"))[::-1])
-
-
-Run = tuple[Any, int, int]
-"""What one call draws: a texture or None, first corner and number of corners."""
 
 
 def _in_drawing_order(parts: Sequence[Part]) -> list[Part]:
@@ -62,7 +42,7 @@ def _in_drawing_order(parts: Sequence[Part]) -> list[Part]:
             part.still,
             part.image is not None,
             part.fixed,
-            np.ptp(part.levels[_NEAR].position, axis=0).max() > _LARGE,
+            np.ptp(part.levels[NEAR].position, axis=0).max() > _LARGE,
             -part.body,
             str(part.image),
         ),
@@ -74,23 +54,6 @@ def _projection(camera: Camera) -> NDArray[np.float64]:
     projection = np.array(camera.projection_matrix()).reshape(4, 4).T
     projection[1] *= -1
     return projection
-
-
-@lru_cache(maxsize=4)
-def _programs(context: Any) -> dict[str, Any]:
-    """Compile the programs of a context once; all renderers share them."""
-    programs = {}
-    for name, sources in shaders.program_sources().items():
-        program = context.program(**sources)
-        if "Objects" in program:
-            program["Objects"].binding = _OBJECTS_BINDING
-            program["shadow_from_world"].write(shaders.shadow_from_world().T.astype("f4").tobytes())
-        if "shadow_map" in program:
-            program["shadow_map"].value = SHADOW_UNIT
-        if "image" in program:
-            program["image"].value = _IMAGE_UNIT
-        programs[name] = program
-    return programs
 
 
 class GlRenderer:
@@ -131,7 +94,7 @@ class GlRenderer:
         self._objects["tint"] = [place[2] for place in places]
         self._gripper_projection = _projection(CAMERAS["gripper"])
         self._static_clip = _projection(CAMERAS["static"]) @ np.array(static_view_matrix()).reshape(4, 4).T
-        self._sight = Sight(CAMERAS["gripper"], [part.levels[_NEAR] for part in parts])
+        self._sight = Sight(CAMERAS["gripper"], [part.levels[NEAR] for part in parts])
         self._still_state = b""
         self._held: list[Any] = []
         self._backdrop: Backdrop | None = None
@@ -155,38 +118,15 @@ class GlRenderer:
         return found
 
     def _upload(self) -> None:
-        context = self._context
-        self._programs = _programs(context)
-        levels = range(len(LEVELS))
-        vertices, corners, ranges = pack(
-            [part.levels[level] for level in levels for part in self.parts], [row for _ in levels for row in self._rows]
-        )
-        count = len(self.parts)
-        self._ranges = [ranges[level * count : (level + 1) * count] for level in levels]
-        buffer = context.buffer(vertices.tobytes())
-        index = context.buffer(corners.tobytes())
-        self._uniforms = context.buffer(reserve=shaders.MAX_OBJECTS * OBJECT.itemsize)
-        self._arrays = {
-            name: context.vertex_array(self._programs[name], [(buffer, *layout)], index)
-            for name, layout in FORMATS.items()
-        }
-        self._shadow_map, self._frame = ShadowMap(context), Frame(context)
-        images = {image: self._texture(image) for image in {part.image for part in self.parts} if image is not None}
-        self._textures = [images.get(part.image) if part.image is not None else None for part in self.parts]
-        far = [(part, _FAR) for part in range(count)]
-        self._moving_runs = self._runs(far[: self._moving])
+        self._drawing = Drawing(self._context, self.parts, self._rows.tolist())
+        self._shadow_map, self._frame = ShadowMap(self._context), Frame(self._context)
+        far = [(part, FAR) for part in range(len(self.parts))]
         still = far[self._moving :]
-        self._fixed_runs = self._runs(place for place in still if self.parts[place[0]].fixed)
-        self._carried_runs = self._runs(place for place in still if not self.parts[place[0]].fixed)
-        self._held += [*self._arrays.values(), buffer, index, self._uniforms, self._shadow_map, self._frame]
-
-    def _texture(self, image: str | Path) -> Any:
-        pixels = _pixels(image)
-        texture = self._context.texture((pixels.shape[1], pixels.shape[0]), 3, pixels.tobytes(), alignment=1)
-        texture.build_mipmaps()
-        texture.filter = (self._context.LINEAR_MIPMAP_NEAREST, self._context.LINEAR)
-        self._held.append(texture)
-        return texture
+        self._all_runs = self._drawing.runs(far)
+        self._moving_runs = self._drawing.runs(far[: self._moving])
+        self._fixed_runs = self._drawing.runs(place for place in still if self.parts[place[0]].fixed)
+        self._carried_runs = self._drawing.runs(place for place in still if not self.parts[place[0]].fixed)
+        self._held += [self._drawing, self._shadow_map, self._frame]
 
     def draw(self, names: Iterable[str] = tuple(CAMERAS), kinds: Iterable[str] = ("rgb",)) -> dict[str, NDArray[Any]]:
         """Draw the named cameras now.
@@ -212,19 +152,27 @@ class GlRenderer:
         names, kinds = tuple(names), tuple(kinds)
         clips = {name: self._clip_from_world(name) for name in names}
         world = self._read_scene()
-        with gl.LOCK, self._context:  # leaving it hands all commands to the GPU
-            self._begin()
-            self._draw_views(clips, world)
+        with gl.LOCK, self._context:  # leaving it hands all commands over
+            self._drawing.begin(self._objects)
+            if gl.on_cpu():
+                self._draw_on_backdrop(clips, world)
+            else:
+                self._draw_anew(clips, world)
             self._frame.copy_out(names, kinds)
         return partial(self._finish, names, kinds)
 
     def _finish(self, names: tuple[str, ...], kinds: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        pictures: dict[str, NDArray[Any]] = {}
+        if self._frame.copied:
+            return self._read(names, kinds)
         with gl.LOCK, self._context:
-            if "rgb" in kinds:
-                pictures |= {f"rgb_{name}": view for name, view in self._frame.pixels(names).items()}
-            if "depth" in kinds:
-                pictures |= {f"depth_{name}": view for name, view in self._frame.metres(names).items()}
+            return self._read(names, kinds)
+
+    def _read(self, names: tuple[str, ...], kinds: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+        pictures: dict[str, NDArray[Any]] = {}
+        if "rgb" in kinds:
+            pictures |= {f"rgb_{name}": view for name, view in self._frame.pixels(names).items()}
+        if "depth" in kinds:
+            pictures |= {f"depth_{name}": view for name, view in self._frame.metres(names).items()}
         return pictures
 
     def _clip_from_world(self, name: str) -> NDArray[np.float64]:
@@ -249,85 +197,62 @@ class GlRenderer:
         parts: NDArray[np.float64] = world[self._rows]
         return parts
 
-    def _begin(self) -> None:
-        """Set the state that pictures need and draw the shadow map."""
-        context = self._context
-        self._uniforms.write(self._objects)
-        self._uniforms.bind_to_uniform_block(_OBJECTS_BINDING)
-        context.enable_only(context.DEPTH_TEST | context.CULL_FACE)
-        # Views are flipped, the shadow map is not: the same setting culls their back sides and its front sides.  So
-        # back sides cast the shadow, and lit sides do not shade themselves.
-        context.front_face, context.cull_face = "cw", "back"
+    def _draw_anew(self, clips: Mapping[str, NDArray[np.float64]], world: NDArray[np.float64]) -> None:
+        """Draw everything, whatever was drawn before."""
+        self._shadow_map.draw_all(lambda: self._drawing.cast(0, len(self.parts)))
+        frame = self._frame.target
+        frame.use()
+        frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
+        for name, clip_from_world in clips.items():
+            frame.viewport = RECTANGLES[name]
+            everything = name == backdrop.VIEW
+            runs = self._all_runs if everything else self._runs_in_sight(clip_from_world, world)
+            self._drawing.draw(clip_from_world, runs)
+
+    def _draw_on_backdrop(self, clips: Mapping[str, NDArray[np.float64]], world: NDArray[np.float64]) -> None:
+        """Draw the static view's moving parts over a picture of all others, kept for as long as those stand still."""
         still = self._objects[self._still_row :].tobytes()
         if still != self._still_state:
             self._still_state = still
-            self._shadow_map.draw_still(lambda: self._draw_shadow(self._moving, len(self.parts)))
+            self._shadow_map.draw_still(lambda: self._drawing.cast(self._moving, len(self.parts)))
             self._backdrop_is_stale = True
-        self._shadow_map.draw(lambda: self._draw_shadow(0, self._moving))
-
-    def _draw_shadow(self, first: int, last: int) -> None:
-        start, stop = self._ranges[_SHADOW][first][0], sum(self._ranges[_SHADOW][last - 1])
-        self._arrays["shadow"].render(first=start, vertices=stop - start)
-
-    def _draw_views(self, clips: Mapping[str, NDArray[np.float64]], world: NDArray[np.float64]) -> None:
+        self._shadow_map.draw(lambda: self._drawing.cast(0, self._moving))
         frame = self._frame.target
         if backdrop.VIEW in clips:
-            still = self._still_background(clips[backdrop.VIEW])
-            still.copy_to(self._frame)
+            kept = self._still_background(clips[backdrop.VIEW])
+            kept.copy_to(self._frame)
         frame.use()
         if backdrop.VIEW not in clips:
             frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
         for name, clip_from_world in clips.items():
             frame.viewport = RECTANGLES[name]
-            if name != backdrop.VIEW:
-                self._draw_runs(clip_from_world, self._runs_in_sight(clip_from_world, world))
-                continue
-            if gl.on_cpu():
-                still.shade(world[: self._moving])
-            else:  # a GPU computes all pixels sooner than the processor finds out which of them matter
-                still.shade_all()
-            self._draw_runs(clip_from_world, self._moving_runs)
+            if name == backdrop.VIEW:
+                kept.shade(world[: self._moving])
+                self._drawing.draw(clip_from_world, self._moving_runs)
+            else:
+                self._drawing.draw(clip_from_world, self._runs_in_sight(clip_from_world, world))
 
     def _still_background(self, clip_from_world: NDArray[np.float64]) -> Backdrop:
         if self._backdrop is None:
-            casters = [part.levels[_SHADOW] for part in self.parts[: self._moving]]
-            self._backdrop = Backdrop(self._context, self._programs["relight"], clip_from_world, casters)
+            casters = [part.levels[SHADOW] for part in self.parts[: self._moving]]
+            relight = programs(self._context)["relight"]
+            self._backdrop = Backdrop(self._context, relight, clip_from_world, casters)
             self._held.append(self._backdrop)
         if self._backdrop_is_stale:
             self._backdrop.rebuild(
                 self._objects[self._fixed_rows].tobytes(),
-                lambda: self._draw_runs(clip_from_world, self._fixed_runs),
-                lambda: self._draw_runs(clip_from_world, self._carried_runs),
+                lambda: self._drawing.draw(clip_from_world, self._fixed_runs),
+                lambda: self._drawing.draw(clip_from_world, self._carried_runs),
                 self._shadow_map.frame,
                 self._shadow_map.draw,
             )
             self._backdrop_is_stale = False
-            self._shadow_map.draw(lambda: self._draw_shadow(0, self._moving))
+            self._shadow_map.draw(lambda: self._drawing.cast(0, self._moving))
         return self._backdrop
-
-    def _draw_runs(self, clip_from_world: NDArray[np.float64], runs: Iterable[Run]) -> None:
-        matrix = clip_from_world.T.astype("f4").tobytes()
-        for program in ("plain", "textured"):
-            self._programs[program]["clip_from_world"].write(matrix)
-        for texture, first, count in runs:
-            if texture is not None:
-                texture.use(_IMAGE_UNIT)
-            self._arrays["plain" if texture is None else "textured"].render(vertices=count, first=first)
 
     def _runs_in_sight(self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]) -> list[Run]:
         seen, near = self._sight(clip_from_world, world)
-        return self._runs((part, _NEAR if near[part] else _FAR) for part in np.flatnonzero(seen).tolist())
-
-    def _runs(self, parts: Iterable[tuple[int, int]]) -> list[Run]:
-        """Return what to draw for parts and their levels: neighbours that share an image become one call."""
-        runs: list[Run] = []
-        for part, level in parts:
-            texture, (first, count) = self._textures[part], self._ranges[level][part]
-            if runs and runs[-1][0] is texture and runs[-1][1] + runs[-1][2] == first:
-                runs[-1] = (texture, runs[-1][1], runs[-1][2] + count)
-            else:
-                runs.append((texture, first, count))
-        return runs
+        return self._drawing.runs((part, NEAR if near[part] else FAR) for part in np.flatnonzero(seen).tolist())
 
     def close(self) -> None:
         """Give the GPU's memory back; a second call does nothing."""

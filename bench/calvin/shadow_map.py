@@ -45,6 +45,13 @@ class ShadowMap:
             draw()
         self.depths[0].use(UNIT)
 
+    def draw_all(self, draw: Callable[[], None]) -> None:
+        """Make the map of what ``draw`` draws alone; bind it."""
+        self.frame.use()
+        self.frame.clear(depth=1.0)
+        draw()
+        self.depths[0].use(UNIT)
+
     def release(self) -> None:
         """Give the GPU's memory back."""
         for item in (self.frame, self._still, *self.depths, *self._colours):
