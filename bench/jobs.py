@@ -98,6 +98,8 @@ class TrainJob:
         progress: draw a progress bar.
         demonstrations: how many of the data set's demonstrations are trained on, see ``bench/subset.py``; None for all.
         log: where the curves go besides the history, see ``policies/tracking.py``.
+        time_limit_s: seconds of training after which it ends, whatever its steps; None for no limit.
+        launch: how steps are launched, see ``policies/gradients.py``; None for the configuration's choice.
     """
 
     root: str
@@ -110,6 +112,8 @@ class TrainJob:
     progress: bool
     demonstrations: int | None = None
     log: str = "none"
+    time_limit_s: float | None = None
+    launch: str | None = None
 
 
 def train_one(job: TrainJob) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     held_out = _validation_arrays(job, sizes)
     policy = train_policy(
         arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress,
-        validation=held_out, log=job.log,
+        validation=held_out, log=job.log, time_limit_s=job.time_limit_s, launch=job.launch,
     )  # fmt: skip
     outcome = {
         "samples": arrays.samples,

@@ -36,6 +36,8 @@ class TrainOptions:
         paired_share: share of the episodes whose wrist recordings every arm but ``real`` may use.
         split_seed: of the choice of that share.
         policy: kind, scale, steps, batch and number of demonstrations, as in a suite.
+        time_limit_s: seconds after which each training ends, whatever its steps; None for no limit.
+        launch: how training steps are launched, see ``policies/gradients.py``; None for the configuration's choice.
         workers: trainings at a time; None for one a processor, 0 for none in other processes.
         ray_address: a running Ray cluster, or None.
         log: where the curves go besides ``history.jsonl`` and ``loss.png``, see ``policies/tracking.py``.
@@ -48,6 +50,8 @@ class TrainOptions:
     paired_share: float = 0.2
     split_seed: int = 0
     policy: PolicyPart = field(default_factory=lambda: PolicyPart(scale="small"))
+    time_limit_s: float | None = None
+    launch: str | None = None
     workers: int | None = None
     ray_address: str | None = None
     log: str = "none"
@@ -64,6 +68,8 @@ class TrainOptions:
             raise UserError(f"arm {needy[0]!r} needs generated wrist views: give --overlay DIR (a generate stage)")
         if not 0 < self.paired_share < 1:
             raise UserError(f"paired share: expected 0 < share < 1, got {self.paired_share}")
+        if self.time_limit_s is not None and not self.time_limit_s > 0:
+            raise UserError(f"time limit: expected more than 0 seconds, got {self.time_limit_s}; leave it out for none")
 
 
 def policy_config(part: PolicyPart) -> FlowPolicyConfig:
@@ -115,7 +121,7 @@ def train_policies(dataset: Path, out: Path, options: TrainOptions) -> dict[str,
             todo[f"{name}-{seed}"] = jobs.TrainJob(
                 str(dataset), plan, str(options.overlay) if overlay and plan.arm.generator else None, config, seed,
                 str(out / f"{name}-{seed}"), where, options.progress and options.workers == 0,
-                options.policy.demonstrations, options.log,
+                options.policy.demonstrations, options.log, options.time_limit_s, options.launch,
             )  # fmt: skip
     folders = {name: Path(job.folder) for name, job in todo.items()}
     atomic.make_directory(out)

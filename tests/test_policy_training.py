@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def test_every_arm_is_trained_scored_and_kept(dataset: Path, tmp_path: Path) -> 
     assert (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns == weights
 
 
+def test_a_training_ends_with_its_time_and_says_how_it_was_launched(dataset: Path, tmp_path: Path) -> None:
+    long = TINY.model_copy(update={"steps": 1_000_000})
+    options = TrainOptions(arms=("real",), policy=long, workers=0, progress=False, time_limit_s=0.3, launch="eager")
+    train_policies(dataset, tmp_path, options)
+    training = json.loads((tmp_path / "real-0" / "config.json").read_text())["training"]
+    assert 1 <= training["steps_done"] < 1_000_000
+    assert training["launch"] == "eager"
+
+
 def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(dataset: Path, tmp_path: Path) -> None:
     if find_spec("trackio") is not None:
         pytest.skip("trackio is installed here")
@@ -85,6 +95,7 @@ def test_a_learning_curve_s_smaller_sets_are_trained_on_fewer_windows(dataset: P
         ({"seeds": ()}, "at least one"),
         ({"paired_share": 1.0}, "0 < share < 1"),
         ({"arms": ("wrist",)}, "unknown arm"),
+        ({"time_limit_s": 0.0}, "more than 0 seconds"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(wrong: dict[str, object], message: str) -> None:

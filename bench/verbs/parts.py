@@ -49,6 +49,8 @@ def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
             video_steps=args.video_steps,
             video_weights=args.video_weights,
         ),
+        time_limit_s=args.time_limit,
+        launch=args.launch,
         workers=args.workers,
         ray_address=args.ray_address,
         log=args.log,
@@ -94,6 +96,10 @@ def add(verbs: Verbs) -> None:
     train.add_argument("--video-weights", metavar="ID|DIR", help="vpp at paper: a Stable Video Diffusion pipeline")
     train.add_argument("--demonstrations", type=whole, metavar="N", help="train on the first N only; a smaller set "
                        "lies within a larger one, tasks and scenes in proportion")  # fmt: skip
+    train.add_argument("--time-limit", type=float, metavar="S", help="end each training after S seconds; arms that are "
+                       "compared are better given steps")  # fmt: skip
+    train.add_argument("--launch", choices=("eager", "compile", "graph", "compile+graph"),
+                       help="how training steps are launched; default: the policy's own choice")  # fmt: skip
     train.add_argument("--log", choices=("none", "tensorboard", "wandb", "trackio"), default="none",
                        help="where the curves go besides history.jsonl and loss.png")  # fmt: skip
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets a folder for each policy")
