@@ -102,7 +102,7 @@ class FlowPolicyConfig:
         anchor_size, wrist_size: side in pixels to which each view is resized inside the policy.
         width: channels of the encoder's first stage; each of the four stages doubles them.
         blocks: residual blocks a stage.
-        stem_stride: stride of the first convolution (2 or 4).
+        stem_stride: pixels a side that the first convolution takes as one (2 or 4).
         cell: pixels a side that one token stands for; later stages halve the map only until it is reached.
         keypoints: features of each view whose places are one more token (spatial softmax); 0: none.
         dim, layers, heads: the action transformer.
@@ -163,8 +163,12 @@ class FlowPolicyConfig:
         if self.cell not in cells:
             raise PolicyError(f"cell: expected one of {cells} at stem_stride {self.stem_stride}, got {self.cell}")
         for name in ("anchor_size", "wrist_size"):
-            if getattr(self, name) < self.cell:
-                raise PolicyError(f"{name}: {getattr(self, name)} px leaves no cell of {self.cell} px")
+            size = getattr(self, name)
+            if size < self.cell or size % self.stem_stride:
+                raise PolicyError(
+                    f"{name}: expected at least a cell of {self.cell} px and a multiple of stem_stride "
+                    f"({self.stem_stride}), got {size}"
+                )
 
     @property
     def label(self) -> str:

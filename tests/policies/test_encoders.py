@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from policies.config import FlowPolicyConfig
-from policies.encoders import Keypoints, ViewEncoder, grid_positions
+from policies.encoders import Keypoints, Stem, ViewEncoder, grid_positions
 
 
 def test_keypoints_follow_a_bright_spot():
@@ -37,3 +37,11 @@ def test_tokens_are_cells_keypoints_and_the_absent_mark(keypoints):
     seen = 16 + (keypoints > 0)
     assert tokens.shape == (3, seen + 1, config.dim)
     assert mask.sum(1).tolist() == [seen, 1, seen]
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_the_stem_is_a_strided_convolution(stride):
+    stem = Stem(width=5, stride=stride)
+    images = torch.randint(0, 256, (2, 8 * stride, 5 * stride, 3), dtype=torch.uint8)
+    plain = torch.nn.Conv2d.forward(stem, images.permute(0, 3, 1, 2) / 127.5 - 1)
+    assert torch.allclose(stem(images), plain, atol=1e-5)

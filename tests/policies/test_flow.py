@@ -159,7 +159,7 @@ def test_building_a_network_leaves_the_global_generator_alone(mini):
         ({"head": "diffusion"}, "head"),
         ({"dim": 30}, "multiple of twice heads"),
         ({"execute": 11}, "execute 11"),
-        ({"anchor_size": 8}, "leaves no cell"),
+        ({"anchor_size": 8}, "at least a cell of"),
         ({"stem_stride": 3}, "stem_stride"),
         ({"layers": 0}, "layers"),
     ],
