@@ -16,11 +16,10 @@ from urllib.parse import parse_qsl, urlsplit
 from policies.api import PROPRIO_DIM, ActionConvention, PolicyError, PolicySpec
 from policies.conventions import NAMED
 from policies.protocols import DIALECTS, VLA_EVAL, Dialect
-from policies.remote import TOKEN_VARIABLE, Remote, RemotePolicy
+from policies.remote import SPEC_OPTIONS, TOKEN_VARIABLE, Remote, RemotePolicy
 
 _CONVENTION_FIELDS = {one.name: str if one.type == "str" else float for one in fields(ActionConvention)}
 _NAMES = ("anchor", "wrist", "instruction", "proprio")
-_SPEC_OPTIONS = ("chunk", "execute", "views", "optional_views")
 _REMOTE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "tls": lambda text: text not in ("", "0", "no"),
     "connections": int,
@@ -58,7 +57,7 @@ def parse_address(address: str) -> Remote:
         raise PolicyError(
             f"{parts.scheme}://{parts.netloc}: a token in an address ends up in records; set {TOKEN_VARIABLE}"
         )
-    known = {*_CONVENTION_FIELDS, *_NAMES, *_SPEC_OPTIONS, *_REMOTE_OPTIONS, "actions", "convert", "proprio_entries"}
+    known = {*_CONVENTION_FIELDS, *_NAMES, *SPEC_OPTIONS, *_REMOTE_OPTIONS, "actions", "convert", "proprio_entries"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise PolicyError(f"policy {address!r}: unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
@@ -77,7 +76,14 @@ def _remote(dialect: Dialect, host: str, port: int, options: Mapping[str, str]) 
     extra = {name: read(options[name]) for name, read in _REMOTE_OPTIONS.items() if name in options}
     convert = NAMED[options["convert"]] if "convert" in options else None
     return Remote(
-        dialect, host, port, keys=keys, declared=_declared(dialect, host, options), convert_to=convert, **extra
+        dialect,
+        host,
+        port,
+        keys=keys,
+        declared=_declared(dialect, host, options),
+        stated=tuple(name for name in SPEC_OPTIONS if name in options),
+        convert_to=convert,
+        **extra,
     )
 
 
@@ -86,7 +92,7 @@ def _declared(dialect: Dialect, host: str, options: Mapping[str, str]) -> Policy
         name: read(options[name]) for name, read in _CONVENTION_FIELDS.items() if name in options
     }
     if "actions" not in options and not fields_given:
-        stray = [name for name in _SPEC_OPTIONS if name in options]
+        stray = [name for name in SPEC_OPTIONS if name in options]
         if stray:
             raise PolicyError(f"option {stray[0]!r} is for servers that do not describe themselves: give actions=… too")
         return None

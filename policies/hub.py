@@ -99,6 +99,6 @@ def _hub(function: str) -> Callable[..., Any]:
 def _asked(repository: str, function: Callable[..., Any], **arguments: Any) -> Any:
     try:
         return function(**arguments)
-    except (OSError, ValueError, RuntimeError) as error:  # the hub's own errors are kinds of these
+    except Exception as error:  # the hub's library lets errors of its network library through, whichever that is
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise PolicyError(f"{HUB_PREFIX}{repository}: {type(error).__name__}: {lines[0][:300]}") from error

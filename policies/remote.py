@@ -15,7 +15,7 @@ import queue
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ from policies.wire import LIMITS, Limits, WireError, unpack
 
 TOKEN_VARIABLE = "WRISTBENCH_TOKEN"
 LONGEST_CHUNK = 1000
+SPEC_OPTIONS = ("chunk", "execute", "views", "optional_views")
+"""What besides the actions can be declared of a policy."""
 
 
 class PolicyUnreachableError(PolicyError):
@@ -59,10 +61,11 @@ class Remote:
         tls: whether the connection is encrypted.
         keys: what things are called on the wire.
         declared: what a server that does not say so itself needs and gives; its ``actions`` are the server's own.
+        stated: which of the declared ``chunk``, ``execute``, ``views`` and ``optional_views`` were meant, not defaults.
         convert_to: convention that answers are turned into; None leaves them as they come.
         token: shown to the server.
         connections: requests under way at once, each on a connection of its own.
-        connect_s: seconds to connect in.
+        connect_s: seconds to connect in, and then for the greeting to come in.
         answer_s: seconds in which an answer must come.
         retries: how often a request that got lost is sent again.
         limits: what one answer may cost.
@@ -74,6 +77,7 @@ class Remote:
     tls: bool = False
     keys: Keys | None = None
     declared: PolicySpec | None = None
+    stated: tuple[str, ...] = SPEC_OPTIONS
     convert_to: ActionConvention | None = None
     token: str | None = field(default_factory=lambda: os.environ.get(TOKEN_VARIABLE), repr=False)
     connections: int = 8
@@ -249,28 +253,31 @@ class _Line:
         )
         if remote.dialect is VLA_EVAL:
             hello = {"harness_version": "wristworld-bench", "protocol_version": 1, CHUNKS_KEY: True}
-            self._greeting = self._exchange("hello", hello)
+            self._greeting = self._exchange("hello", hello, remote.connect_s)
         else:
-            greeting = self._receive()
+            try:
+                greeting = self._receive(remote.connect_s)
+            except TimeoutError:
+                raise TimeoutError(f"no greeting in {remote.connect_s:g} s, openpi's servers greet first") from None
             self._greeting = greeting if isinstance(greeting, Mapping) else {}
 
     def _openpi(self, payload: Mapping[str, Any]) -> Any:
         self._send(payload)
-        answer = self._receive()
+        answer = self._receive(self._remote.answer_s)
         if not isinstance(answer, Mapping) or "actions" not in answer:
             raise WireError(f"expected a map with 'actions', got {type(answer).__name__}")
         return answer["actions"]
 
     def _vla_eval(self, payload: Mapping[str, Any]) -> Any:
         self._send(vla_eval_message("episode_start", {"task": {}}, next(self._numbers)))
-        answer = self._exchange("observation", payload)
+        answer = self._exchange("observation", payload, self._remote.answer_s)
         actions = answer.get("actions", answer.get("action"))
         return np.asarray(actions, np.float32) if isinstance(actions, list) else actions
 
-    def _exchange(self, kind: str, payload: Mapping[str, Any]) -> Mapping[Any, Any]:
+    def _exchange(self, kind: str, payload: Mapping[str, Any], patience_s: float) -> Mapping[Any, Any]:
         number = next(self._numbers)
         self._send(vla_eval_message(kind, payload, number))
-        came, answer, seq = read_vla_eval(self._receive())
+        came, answer, seq = read_vla_eval(self._receive(patience_s))
         if came == "error":
             raise PolicyError(f"{self._remote.address}: {_last_line(str(answer.get('error')))}")
         wanted = "action" if kind == "observation" else kind
@@ -282,9 +289,9 @@ class _Line:
         assert self._socket is not None
         self._socket.send(self._remote.dialect.pack(message))
 
-    def _receive(self) -> Any:
+    def _receive(self, patience_s: float) -> Any:
         assert self._socket is not None
-        data = self._socket.recv(timeout=self._remote.answer_s)
+        data = self._socket.recv(timeout=patience_s)
         if isinstance(data, str):
             raise PolicyError(f"{self._remote.address}: the server says: {_last_line(data)}")
         return unpack(data, self._remote.limits)
@@ -316,10 +323,21 @@ def _spec_of(greeting: Mapping[Any, Any], remote: Remote) -> PolicySpec:
                 raise PolicyError(f"chunk {spec.chunk}")
         except (PolicyError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise PolicyError(f"{remote.address}: the server's own description cannot be read ({error})") from None
-        differences = remote.declared.actions.differences(spec.actions) if remote.declared is not None else []
-        if differences:
-            raise PolicyError(f"{remote.address}: declared != the server's own: {'; '.join(differences)}")
+        if remote.declared is not None:
+            spec = _agreed(remote.declared, spec, remote)
     entries = width(spec.actions)
     if remote.convert_to is None and entries != 7:
         raise PolicyError(f"{remote.address}: actions of {entries} numbers; say ?convert=calvin to have 7 of them")
     return spec
+
+
+def _agreed(declared: PolicySpec, said: PolicySpec, remote: Remote) -> PolicySpec:
+    """Return the server's own spec if it is what was declared; how much of a chunk is executed is for us to say."""
+    differences = declared.actions.differences(said.actions)
+    for name in remote.stated:
+        mine, theirs = getattr(declared, name), getattr(said, name)
+        if name != "execute" and mine != theirs:
+            differences.append(f"{name}: {mine!r} != {theirs!r}")
+    if differences:
+        raise PolicyError(f"{remote.address}: declared != the server's own: {'; '.join(differences)}")
+    return replace(said, execute=declared.execute) if "execute" in remote.stated else said

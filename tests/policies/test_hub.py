@@ -73,6 +73,19 @@ def test_what_the_hub_refuses_is_one_line(shelves):
     assert "\n" not in str(caught.value)
 
 
+def test_so_is_a_hub_that_cannot_be_reached(shelves, policy, tmp_path, monkeypatch):
+    class ConnectError(Exception):
+        """As the hub's network library raises it: of no kind that the hub's own errors are."""
+
+    def create_repo(**_):
+        raise ConnectError("Name or service not known")
+
+    hub.save_pretrained(policy, tmp_path / "mine")
+    monkeypatch.setattr(huggingface_hub, "create_repo", create_repo)
+    with pytest.raises(PolicyError, match="hf://me/mine: ConnectError: Name or service not known"):
+        hub.push_to_hub(tmp_path / "mine", "me/mine")
+
+
 def test_only_a_policy_is_pushed(shelves, tmp_path):
     with pytest.raises(PolicyError, match="not a finished policy"):
         hub.push_to_hub(tmp_path, "me/mine")

@@ -249,6 +249,32 @@ def test_a_declaration_that_the_server_contradicts_is_refused():
         connect(f"openpi://127.0.0.1:{server.port}?gripper_open=-1&chunk=10")
 
 
+@pytest.mark.parametrize("wrong", ["chunk=5", "chunk=10&views=anchor", "chunk=10&optional_views="])
+def test_nor_may_it_contradict_the_chunk_or_the_views(wrong):
+    with serving(RandomPolicy(), ServerOptions(port=0)) as server:
+        with pytest.raises(PolicyError, match=f"declared != the server's own: {wrong.split('&')[-1].split('=')[0]}"):
+            connect(f"openpi://127.0.0.1:{server.port}?actions=calvin&{wrong}")
+        agreed = connect(f"openpi://127.0.0.1:{server.port}?actions=calvin&chunk=10&execute=4")
+        assert (agreed.spec.chunk, agreed.spec.execute) == (10, 4)
+        agreed.close()
+
+
+def test_a_chunk_that_nobody_stated_contradicts_nothing():
+    with serving(RandomPolicy(), ServerOptions("vla-eval", port=0)) as server:
+        remote = connect(f"vla-eval://127.0.0.1:{server.port}?actions=calvin")
+        assert remote.spec == RandomPolicy().spec
+        remote.close()
+
+
+def test_one_that_never_greets_is_not_waited_for_as_long_as_for_an_answer():
+    complaint = r"no greeting in 0\.2 s, openpi's servers greet first"
+    with (
+        serving(RandomPolicy(), ServerOptions("vla-eval", port=0)) as server,
+        pytest.raises(PolicyUnreachableError, match=complaint),
+    ):
+        connect(f"openpi://127.0.0.1:{server.port}?connect_s=0.2&retries=0")
+
+
 @contextlib.contextmanager
 def vla_eval_stranger(action_spec, respond):
     heard = []
