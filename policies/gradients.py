@@ -26,6 +26,26 @@ LAUNCHES = ("eager", "compile", "graph", "compile+graph")
 EAGER = "eager"
 WARM_UP = 3
 """Runs before a graph is recorded: libraries choose their kernels and take their memory in them."""
+COMPILING_S = 100.0
+COMPILING_SAMPLES = 1_700_000
+"""What compiling the step costs on an H200's machine, and the samples that must follow before it has paid for itself:
+11 thousand a second without, about 30 with (``results/perf/policy_small_h200*.json``)."""
+
+
+def usual_launch(device: torch.device, compiles: bool | None, samples: int, time_limit_s: float | None) -> str:
+    """Return how steps are launched where nobody says.
+
+    Args:
+        device: where the network is; a graph needs a GPU.
+        compiles: what the configuration says; None compiles where it pays.
+        samples: that training will read at most.
+        time_limit_s: of training, if there is one.
+    """
+    if device.type != "cuda":
+        return "compile" if compiles else EAGER
+    if compiles is None:
+        compiles = samples > COMPILING_SAMPLES and (time_limit_s is None or time_limit_s > 1.5 * COMPILING_S)
+    return "compile+graph" if compiles else "graph"
 
 
 class Gradients:

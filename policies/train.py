@@ -24,7 +24,7 @@ from policies.checkpoint import CONFIG_FILE, save
 from policies.config import FlowPolicyConfig, TrainingConfig
 from policies.data import DeviceArrays, PolicyArrays, SampleOrder
 from policies.flow import FlowPolicy, flow_spec, initial_network, placed
-from policies.gradients import EAGER, Gradients
+from policies.gradients import Gradients, usual_launch
 from policies.progress import (
     HISTORY_FILE,
     STATE_FILE,
@@ -80,7 +80,7 @@ def train_policy(
         resume: false throws away what is in ``directory``; true refuses to continue a different training.
         sentences: vectors of the instructions; needed for ``config.text="precomputed"`` only.
         wrist_optional: the policy may be asked without a wrist view at test time (the data must have such samples).
-        launch: how steps are launched, see :mod:`policies.gradients`; None: as ``config.training.compile`` says.
+        launch: how steps are launched, see :mod:`policies.gradients`; None: as fast as this training can be.
         log: where the curves go besides ``history.jsonl``, see :mod:`policies.tracking`.
         on_step: called with the number of steps done after each.
 
@@ -136,8 +136,8 @@ def train_policy(
         time_limit_s = max(0.0, time_limit_s - before.get("seconds", 0.0))
     order = SampleOrder(len(data), settings.batch, seed)
     generator = torch.Generator(device)
-    compiles = settings.compile if settings.compile is not None else device.type == "cuda"
-    gradients = Gradients(network, device, launch or ("compile" if compiles else EAGER))
+    samples = settings.steps * settings.batch
+    gradients = Gradients(network, device, launch or usual_launch(device, settings.compile, samples, time_limit_s))
 
     started, first_step, rates = time.monotonic(), step, Schedule(settings, time_limit_s)
     losses: list[Tensor] = []

@@ -128,3 +128,19 @@ def test_a_recorded_step_gives_what_its_kernels_give(mini_arrays, mini, use_wris
             if mine is not None and right is not None:
                 torch.testing.assert_close(mine, right, rtol=2e-2, atol=1e-3)
     assert recorded.launch == "graph"
+
+
+@pytest.mark.parametrize(
+    ("device", "compiles", "samples", "limit", "launch"),
+    [
+        ("cpu", None, 10**9, None, "eager"),
+        ("cpu", True, 1, None, "compile"),
+        ("cuda", None, 10**7, None, "compile+graph"),
+        ("cuda", None, 10**7, 60.0, "graph"),
+        ("cuda", None, 10**5, None, "graph"),
+        ("cuda", False, 10**7, None, "graph"),
+        ("cuda", True, 10**5, None, "compile+graph"),
+    ],
+)
+def test_steps_are_compiled_only_where_it_pays(device, compiles, samples, limit, launch):
+    assert gradients_module.usual_launch(torch.device(device), compiles, samples, limit) == launch
