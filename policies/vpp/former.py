@@ -1,8 +1,10 @@
 """The Video Former: learned queries that gather what matters from the features of every predicted frame.
 
 Each layer lets the queries of a frame attend to that frame's features (spatial), then to the same query in the other
-frames (temporal), then to nothing (feed-forward): VPP, arXiv 2412.14803, section 4.2.  Not here: the predictor that the
-features come from, or the action head that reads the queries.
+frames (temporal), then to nothing (feed-forward): VPP, arXiv 2412.14803, section 4.2.  What is not VPP's: the sentence
+scales and shifts the features (FiLM, as in :mod:`policies.encoders`), because which of three blocks is meant must be
+known before few queries stand for all that is seen.  Not here: the predictor that the features come from, or the action
+head that reads the queries.
 """
 
 from __future__ import annotations
@@ -52,11 +54,21 @@ class VideoFormer(nn.Module):
     """Features of the predicted frames of one or two views to F × Q tokens.
 
     An absent view is one learned token in each frame, as in :class:`policies.encoders.ViewEncoder`: a policy without a
-    wrist view is the same network.
+    wrist view is the same network.  The sentence's layer begins at zero.
     """
 
     def __init__(
-        self, channels: int, *, grid: int, keypoints: int, frames: int, queries: int, dim: int, layers: int, heads: int
+        self,
+        channels: int,
+        *,
+        sentence_dim: int,
+        grid: int,
+        keypoints: int,
+        frames: int,
+        queries: int,
+        dim: int,
+        layers: int,
+        heads: int,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -71,14 +83,18 @@ class VideoFormer(nn.Module):
         self.queries = nn.Parameter(torch.randn(frames, queries, dim) * QUERY_SCALE)
         self.layers = nn.ModuleList(FormerLayer(dim, heads) for _ in range(layers))
         self.feature_norm = nn.LayerNorm(dim)
+        self.film = nn.Linear(sentence_dim, 2 * dim)
+        nn.init.zeros_(self.film.weight)
+        nn.init.zeros_(self.film.bias)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, views: list[Tensor | None], present: list[Tensor]) -> Tensor:
+    def forward(self, views: list[Tensor | None], present: list[Tensor], sentence: Tensor) -> Tensor:
         """Return tokens (B, F × Q, D).
 
         Args:
             views: for each view its features (B, F, N, C), or None if no sample of the batch has it.
             present: for each view whether each sample has it, bool (B,).
+            sentence: float (B, sentence_dim), components of about 1.
         """
         B, F = len(present[0]), len(self.queries)
         parts, masks = [], []
@@ -96,6 +112,8 @@ class VideoFormer(nn.Module):
             parts.append(absent)
             masks.append(~here[:, None])
         features = self.feature_norm(torch.cat(parts, dim=2) + self.frame)  # (B, F, N + …, D)
+        scale, moved = self.film(sentence)[:, None, None].chunk(2, dim=-1)  # (B, 1, 1, D) each
+        features = features * (1 + scale) + moved
         mask = torch.cat(masks, dim=1)
         x = self.queries.expand(B, -1, -1, -1).to(features.dtype)
         for layer in self.layers:

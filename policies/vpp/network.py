@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from policies.network import FlowNetwork, Inputs
@@ -27,14 +28,15 @@ PREDICTOR_SHARE = 0.5
 
 
 class _MeanToken(nn.Module):
-    """The mean of a sentence's vectors, which lie side by side."""
+    """The mean of a sentence's vectors, which lie side by side, with components of about 1."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
         self.tokens = tokens
 
     def forward(self, sentence: Tensor) -> Tensor:
-        return sentence.unflatten(1, (self.tokens, -1)).mean(1)
+        mean = sentence.unflatten(1, (self.tokens, -1)).mean(1)
+        return F.rms_norm(mean, mean.shape[-1:])
 
 
 class VideoNetwork(FlowNetwork):
@@ -55,18 +57,24 @@ class VideoNetwork(FlowNetwork):
         self.frozen = Frozen(predictor)
 
     def _sentence_layer(self) -> nn.Module:
-        tokens = self.config.text_tokens
-        return nn.Sequential(_MeanToken(tokens), nn.Linear(self.config.text_dim // tokens, self.config.dim))
+        return nn.Sequential(self.mean_token, nn.Linear(self._sentence_dim, self.config.dim))
+
+    @property
+    def _sentence_dim(self) -> int:
+        return self.config.text_dim // self.config.text_tokens
 
     def _make_view_encoders(self) -> None:
         config = self.config
+        self.mean_token = _MeanToken(config.text_tokens)
         self.former = VideoFormer(
-            self._channels, grid=config.grid, keypoints=config.keypoints, frames=config.frames, queries=config.queries,
-            dim=config.dim, layers=config.former_layers, heads=config.heads,
+            self._channels, sentence_dim=self._sentence_dim, grid=config.grid, keypoints=config.keypoints,
+            frames=config.frames, queries=config.queries, dim=config.dim, layers=config.former_layers,
+            heads=config.heads,
         )  # fmt: skip
 
     def _view_tokens(self, inputs: Inputs, always: Tensor) -> list[tuple[Tensor, Tensor]]:
-        tokens = self.former(self._features(inputs), [always, inputs.wrist_present])
+        here = [always, inputs.wrist_present]
+        tokens = self.former(self._features(inputs), here, self.mean_token(inputs.sentence))
         return [(tokens, always[:, None].expand(-1, tokens.shape[1]))]
 
     @torch.compiler.disable

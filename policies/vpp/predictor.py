@@ -143,6 +143,8 @@ class VideoPredictor(nn.Module):
         zero = torch.zeros(B, device=frame.device)
         ids = torch.stack([zero + self.config.fps, self.buckets[view], zero], dim=1)
         text = sentence.unflatten(1, (self.config.text_tokens, -1))  # (B, L, D)
+        if self.frame_change:  # one of ours; a released one was trained on the vectors as they are
+            text = F.rms_norm(text, text.shape[-1:])
         text = text.repeat(1, 1, int(self.unet.config.cross_attention_dim) // text.shape[-1])  # VPP: CLIP's 512 twice
         made: Tensor = self.unet(
             given, sigma.log() / 4, encoder_hidden_states=text.to(dtype), added_time_ids=ids, return_dict=False

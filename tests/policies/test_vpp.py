@@ -71,14 +71,15 @@ def test_the_predictor_s_training_does_not_depend_on_the_head(video):
 
 
 def test_a_query_sees_its_own_frame_and_through_time_the_others():
-    former = VideoFormer(6, grid=2, keypoints=2, frames=3, queries=2, dim=8, layers=1, heads=2)
+    former = VideoFormer(6, sentence_dim=5, grid=2, keypoints=2, frames=3, queries=2, dim=8, layers=1, heads=2)
     features = torch.randn(1, 3, 4, 6)
-    always = torch.ones(1, dtype=torch.bool)
+    always, told = torch.ones(1, dtype=torch.bool), torch.randn(1, 5)
+    here = [always, ~always]
 
     def changed(frame: int) -> torch.Tensor:
         other = features.clone()
         other[:, frame] *= -1
-        difference = former([other, None], [always, ~always]) - former([features, None], [always, ~always])
+        difference = former([other, None], here, told) - former([features, None], here, told)
         return difference.abs().view(3, 2, 8).amax((1, 2))
 
     assert (changed(1) > 1e-6).all(), "one layer: the temporal attention carries a frame to all"
@@ -90,14 +91,14 @@ def test_a_query_sees_its_own_frame_and_through_time_the_others():
 
 
 def test_an_absent_view_s_features_do_not_matter():
-    former = VideoFormer(6, grid=2, keypoints=2, frames=3, queries=2, dim=8, layers=2, heads=2)
+    former = VideoFormer(6, sentence_dim=5, grid=2, keypoints=2, frames=3, queries=2, dim=8, layers=2, heads=2)
     anchor, wrist = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 4, 6)
-    always = torch.ones(2, dtype=torch.bool)
+    always, told = torch.ones(2, dtype=torch.bool), torch.randn(2, 5)
     present = torch.tensor([True, False])
-    first, second = (former([anchor, view], [always, present]) for view in (wrist, -wrist))
+    first, second = (former([anchor, view], [always, present], told) for view in (wrist, -wrist))
     assert (first[0] - second[0]).abs().max() > 1e-6
     torch.testing.assert_close(first[1], second[1])
-    torch.testing.assert_close(first[1], former([anchor, None], [always, ~always])[1], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(first[1], former([anchor, None], [always, ~always], told)[1], atol=1e-6, rtol=1e-5)
 
 
 def test_features_depend_on_image_sentence_and_camera_and_not_on_their_neighbours(video):
