@@ -49,7 +49,7 @@ class TrainingConfig:
         checkpoint_every: steps between the states from which a killed run continues.
         validate_every: steps between validations; 0 validates at the end only.
         log_every: steps between rows of ``history.jsonl``.
-        compile: use ``torch.compile`` for the training step; None: on a GPU, where training is long enough to pay for it.
+        compile: use ``torch.compile`` for the training step; None: on a GPU, where it pays.
     """
 
     steps: int = 8000
