@@ -23,6 +23,7 @@ PATIENCE_S = 5.0
 """How long killed workers may take to be gone."""
 
 _held: list[IO[bytes]] = []
+_settled: list[Path] = []
 
 
 def new_run() -> str:
@@ -39,26 +40,36 @@ def this_run() -> str:
 def settle_in(run: str) -> Path | None:
     """Give this process, a worker of ``run``, a temporary folder of its own; what others left behind goes.
 
-    A process that has one already keeps it.
+    A process that has settled already stays where it is.
 
     Returns:
         the folder, or None where there is no place for one: the temporary folder is then used as it is.
     """
-    if _held:
-        return Path(tempfile.gettempdir())
+    if not _settled:
+        sweep()
+        folder = own_folder(run)
+        if folder is None:
+            return None
+        _settled.append(folder)
+        tempfile.tempdir = str(folder)
+    return _settled[0]
+
+
+def own_folder(run: str) -> Path | None:
+    """Return a new folder that goes when this process has ended, or None where there is no place for one.
+
+    Nobody but this user can look into it.
+    """
     root = _root()
     if root is None:
         return None
-    sweep()
     name = f"{os.getpid()}_{secrets.token_hex(4)}"
     fresh = root / f"new_{name}"  # not yet held, and not yet looked at by others
     fresh.mkdir()
     held = (fresh / LOCK).open("wb")
     fcntl.flock(held, fcntl.LOCK_EX)
-    folder = fresh.rename(root / f"{run}-{name}")
     _held.append(held)
-    tempfile.tempdir = str(folder)
-    return folder
+    return fresh.rename(root / f"{run}-{name}")
 
 
 def sweep(run: str = "", patience_s: float = 0.0) -> None:
@@ -87,9 +98,9 @@ def _removed(folder: Path) -> bool:
 
 def _root() -> Path | None:
     """Return this user's folder for all workers' folders; None where somebody else has it."""
+    if _settled:  # the temporary folder is this worker's own by now
+        return _settled[0].parent
     root = Path(tempfile.gettempdir()) / f"wristbench-{os.getuid()}"
-    if _held:  # the temporary folder is this worker's own by now
-        root = Path(tempfile.gettempdir()).parent
     try:
         root.mkdir(mode=0o700, exist_ok=True)
         mine = root.stat(follow_symlinks=False).st_uid == os.getuid() and not root.is_symlink()

@@ -72,6 +72,12 @@ class Served:
     policy: RemotePolicy | None = None
     generator: RemoteGenerator | None = None
 
+    def close(self) -> None:
+        """Hang up on them."""
+        for model in (self.policy, self.generator):
+            if model is not None:
+                model.close()
+
 
 ALL_HERE = Served()
 
@@ -168,6 +174,7 @@ class ChainWorker:
         except Exception as error:
             return self._failed(error, world)
         finally:
+            served.close()
             self._end()
 
     async def _roll(self, world: TimedWorld, policy: Mind, generator: Any, job: Job, chain: Chain) -> Outcome:

@@ -5,15 +5,19 @@ How workers ask them is in ``inference.py``; who starts and replaces them in ``s
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import scratch
 from bench.errors import UserError
 from bench.rollout.inference import LIMITS, unpacked_question
+from bench.rollout.line import Exchange
 from bench.rollout.sources import GeneratorSource, PolicySource
 from policies.api import ANCHOR, Policy, PolicySpec
 from policies.batching import MAX_BATCH, Batcher, Gatherer
@@ -21,11 +25,47 @@ from policies.wire import pack_vla_eval, unpack
 from worldmodel.api import Clip, WorldModelError
 
 
-class GeneratorActor:
-    """A world model that draws wrist views in the loop, for many chains at once, as an async Ray actor."""
+class ServingActor(ABC):
+    """An async Ray actor that answers questions, which come by Ray or by a straight line.
 
-    def __init__(self, source: GeneratorSource, max_batch: int = MAX_BATCH, import_path: Sequence[str] = ()) -> None:
+    Args:
+        import_path: folders that the driver imports from and this process may not know yet.
+        run: the rollout that it serves, for its folder; "" where it has none, and no lines.
+    """
+
+    def __init__(self, import_path: Sequence[str], run: str) -> None:
         import_also(import_path)
+        self._run = run
+        self._door: asyncio.Task[str] | None = None
+
+    @abstractmethod
+    async def infer(self, message: bytes) -> bytes:
+        """Return the packed answer to a packed question."""
+
+    async def door(self) -> str:
+        """Return where lines to this process begin; "" where there can be none."""
+        if self._door is None:
+            self._door = asyncio.create_task(self._opened())
+        return await self._door
+
+    async def _opened(self) -> str:
+        folder = scratch.own_folder(self._run) if self._run else None
+        if folder is None:
+            return ""
+        try:
+            await Exchange(self.infer).open(folder / "line")
+        except OSError:
+            return ""
+        return str(folder / "line")
+
+
+class GeneratorActor(ServingActor):
+    """A world model that draws wrist views in the loop, for many chains at once."""
+
+    def __init__(
+        self, source: GeneratorSource, max_batch: int = MAX_BATCH, import_path: Sequence[str] = (), run: str = ""
+    ) -> None:
+        super().__init__(import_path, run)
         self._together = together(source, max_batch)
         self._server = Gatherer[NDArray[np.uint8]](
             self._draw, max_batch=max_batch, max_wait_s=None, name=f"world model {source.name!r}", error=WorldModelError
@@ -50,16 +90,13 @@ class GeneratorActor:
         return drawn
 
 
-class InferenceActor:
-    """A policy behind a :class:`Batcher`, as an async Ray actor."""
+class InferenceActor(ServingActor):
+    """A policy behind a :class:`Batcher`."""
 
     def __init__(
-        self,
-        source: PolicySource,
-        max_batch: int = MAX_BATCH,
-        import_path: Sequence[str] = (),
+        self, source: PolicySource, max_batch: int = MAX_BATCH, import_path: Sequence[str] = (), run: str = ""
     ) -> None:
-        import_also(import_path)
+        super().__init__(import_path, run)
         policy = source.load()
         if not isinstance(policy, Policy):
             raise UserError(f"policy {source.name!r} reads the simulator's state or remembers; use --inference local")

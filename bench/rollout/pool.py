@@ -113,6 +113,9 @@ class Pool:
     def drain(self) -> None:
         """Work until the queue is empty and nothing is under way; the workers go however it ends."""
         try:
+            for item in self._book.queue:
+                self._servers.prepare(item.job)  # loading a policy takes longer than building a world
+                break
             for _ in range(self.size):
                 self._hire()
             waits_since = time.monotonic()

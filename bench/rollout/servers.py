@@ -67,10 +67,12 @@ class Servers:
         max_batch: batch size of every forward; 0 where nothing is served.
         each: actors per model; None for one per GPU of the cluster, or one where the model runs on the CPU.
         generators: how many world models the jobs have, which keep their share of each GPU to the end.
+        run: the rollout's name for its folders; "" for none.
     """
 
-    def __init__(self, ray: Any, max_batch: int, each: int | None = None, generators: int = 0) -> None:
+    def __init__(self, ray: Any, max_batch: int, each: int | None = None, generators: int = 0, run: str = "") -> None:
         self._ray, self._max_batch, self._each, self._generators = ray, max_batch, each, generators
+        self._run = run
         self._bundles: Any = None
         self._policies: dict[JobName, _Model] = {}
         self._drawing: dict[str, _Model] = {}
@@ -209,7 +211,7 @@ class Servers:
     def _actor(self, source: PolicySource | GeneratorSource, place: dict[str, Any]) -> Any:
         kind: Any = InferenceActor if isinstance(source, PolicySource) else GeneratorActor
         made = self._ray.remote(num_cpus=0, max_restarts=RESTARTS, max_task_retries=-1, max_concurrency=1000)(kind)
-        return made.options(**place).remote(source, self._max_batch, import_path=tuple(sys.path))
+        return made.options(**place).remote(source, self._max_batch, tuple(sys.path), self._run)
 
     def _places(self, source: PolicySource | GeneratorSource) -> list[dict[str, Any]]:
         """Return one set of actor options for each actor of a model."""

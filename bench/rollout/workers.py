@@ -140,7 +140,7 @@ def roll_out_jobs(
                 run = scratch.new_run()
                 apart = {"watchdog_s": watchdog_s, "import_path": tuple(sys.path), "run": run}
                 ray = start_ray(ray_address)
-                crew = Servers(ray, pad_to, servers, world_models(jobs))
+                crew = Servers(ray, pad_to, servers, world_models(jobs), run)
                 on_gpu = pad_to == 0 and any(not job.policy.device.startswith("cpu") for job in jobs)
                 pool = Pool(
                     ray,

@@ -113,7 +113,7 @@ def test_a_process_settles_once(temporary: Path) -> None:
 
 
 def test_somebody_elses_folder_is_not_used(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch, "_held", [])
+    monkeypatch.setattr(scratch, "_settled", [])
     (temporary / "theirs").mkdir()
     (temporary / f"wristbench-{os.getuid()}").symlink_to(temporary / "theirs")
     assert scratch.settle_in("dddd") is None
