@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Comparison:
         Raises:
             UserError: the two rollouts differ in more than their policies.
         """
-        self._check(ledger)
+        self.refuse_other_protocol(ledger.fingerprint)
         ours = {row.chain_id: row.solved for row in ledger.completed(self._arm, self._seed)}
         missing = {chain_id for _, _, chain_id in ledger.missing(self._arm, self._seed)}
         while self.verdict.decided is None and self._used < len(self.order):
@@ -83,10 +83,15 @@ class Comparison:
         other = {"against": str(self.against), "their_arm": self.their_arm, "their_seed": self.their_seed}
         return {**self.verdict.to_json(), **other}
 
-    def _check(self, ledger: Ledger) -> None:
+    def refuse_other_protocol(self, fingerprint: Mapping[str, Any]) -> None:
+        """Compare what is known of our protocol, before a chain is rolled out or after, with theirs.
+
+        Raises:
+            UserError: the two rollouts differ in more than their policies.
+        """
         differing = [
             f"{name} (there {self._fingerprint[name]!r}, here {value!r})"
-            for name, value in ledger.fingerprint.items()
+            for name, value in fingerprint.items()
             if not name.startswith("policy ") and name in self._fingerprint and self._fingerprint[name] != value
         ]
         if differing:

@@ -27,7 +27,7 @@ from bench.rollout.prometheus import MetricsOptions, exported
 from bench.rollout.session import cluster_address, start_ray
 from bench.rollout.sources import BUILT_IN, PolicySource, is_remote, request_seed
 from bench.rollout.workers import roll_out
-from bench.rollout.world import WorldOptions
+from bench.rollout.world import WorldOptions, protocol_fingerprint
 from bench.suite import parse_arm
 from policies.batching import MAX_BATCH
 from policies.lerobot import is_lerobot_folder
@@ -157,10 +157,13 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
     _refuse_others(out / LEDGER_FILE, arm, options.seed)
     inference, where = _where(policy, options)
     chains = evaluation_chains(options.chains)
+    world = WorldOptions(scene=options.scene, assets=options.assets, renderer=options.renderer)
+    protocol: dict[str, Any] = {"steps_per_subtask": options.steps_per_subtask, "instructions": sentences(options.instructions)}
     comparison = None
     if options.against is not None:
         level = DEFAULT_LEVEL if options.early_stop is None else options.early_stop
         comparison = Comparison(options.against, chains, arm, options.seed, level)
+        comparison.refuse_other_protocol(protocol_fingerprint(world, **protocol))
     stopping = comparison is not None and options.early_stop is not None
     with exported(options.metrics) as metrics:
         rows = roll_out(
@@ -170,18 +173,13 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
             seed=options.seed,
             workers=options.workers,
             out=out,
-            world=WorldOptions(
-                scene=options.scene,
-                assets=options.assets,
-                renderer=options.renderer,
-            ),
+            world=world,
             wrist=wrist,
             inference=inference,
             max_batch=options.batch,
             lanes=options.lanes,
             servers=options.servers,
-            steps_per_subtask=options.steps_per_subtask,
-            instructions=sentences(options.instructions),
+            **protocol,
             films=options.films,
             film_format=options.film_format,
             progress=options.progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -79,11 +79,91 @@ def _perf_rollout(console: Console, result: Mapping[str, Any]) -> None:
                   f"rows in common are {'the same' if result['same_rows'] else 'DIFFERENT'}")  # fmt: skip
 
 
-def _plain(console: Console, result: Mapping[str, Any]) -> None:
-    table = Table(show_header=False)
-    for name, value in result.items():
-        table.add_row(escape(str(name)), escape(str(value)))
+def _rollout(console: Console, record: Mapping[str, Any]) -> None:
+    success = " · ".join(f"{100 * share:.0f}" for share in record["chain_success"])
+    console.print(
+        f"{escape(record['arm'])}: average length {record['average_length']:.2f} (95 % {_from_to(record['interval'])}) "
+        f"over {record['chains']} chains; % of them that solved 1 … 5 in a row: {success}"
+    )
+    table = Table("family", "solved", "of", "%", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name, one in record["families"].items():
+        table.add_row(escape(name), str(one["successes"]), str(one["attempts"]), f"{100 * one['rate']:.0f}")
     console.print(table)
+    if record["missing"]:
+        console.print(f"{record['missing']} chains could not be run and are in no number; with them the average length "
+                      f"lies in {_from_to(record['bounds'])}")  # fmt: skip
+    if "comparison" in record:
+        _comparison(console, record["comparison"])
+    console.print(f"record: {escape(record['out'])}/record.json")
+
+
+def _comparison(console: Console, said: Mapping[str, Any]) -> None:
+    verdict = f"decided: {said['decided']}" if said["decided"] else "not decided"
+    difference = "no pair" if said["mean_difference"] is None else f"{said['mean_difference']:+.2f}"
+    console.print(
+        f"against {escape(said['against'])} ({escape(said['their_arm'])}/{said['their_seed']}): {difference} "
+        f"({_from_to(said['interval'])} at error level {said['error_level']:g}) on {said['scored']} pairs; {verdict}"
+        f"{', stopped early' if said['stopped_early'] else ''}"
+    )
+
+
+def _from_to(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]:.2f} … {bounds[1]:.2f}"
+
+
+def _train_policy(console: Console, result: Mapping[str, Any]) -> None:
+    heads = ("policy", "seconds", "loss", "action error", "wrist exchanged", "gripper %")
+    table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name, one in result["policies"].items():
+        held_out, exchanged = one["validation"] or {}, one["wrist_shuffled"] or {}
+        gripper = held_out.get("gripper_accuracy")
+        table.add_row(
+            escape(name),
+            f"{one['seconds']:.0f}",
+            _cell(held_out.get("loss")),
+            _cell(held_out.get("action_error")),
+            _cell(exchanged.get("action_error")),
+            _cell(None if gripper is None else 100 * gripper),
+        )
+    console.print(table)
+    console.print("of the validation split; wrist exchanged: with the wrist views of other frames")
+    console.print(f"policies, loss.png and training.json: {escape(result['out'])}")
+
+
+def _plain(console: Console, result: Mapping[str, Any]) -> None:
+    table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _lines(result):
+        table.add_row(escape(name), escape(text))
+    console.print(table)
+
+
+def _lines(result: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield a line for each value, those of mappings within indented below their name."""
+    for name, value in result.items():
+        indented = f"{'  ' * depth}{name}"
+        if isinstance(value, Mapping) and value:
+            yield indented, ""
+            yield from _lines(value, depth + 1)
+        elif isinstance(value, (list, tuple)) and any(isinstance(one, Mapping) for one in value):
+            for number, one in enumerate(value, 1):
+                yield from _lines({f"{name} {number}": one}, depth)
+        else:
+            yield indented, _cell(value)
+
+
+def _cell(value: Any) -> str:
+    """Return a number, a text or a list of them as a person would write it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value)) or "none"
+    return "none" if value == {} else str(value)
 
 
 _SHOWN = {
@@ -94,6 +174,8 @@ _SHOWN = {
     "experts": _experts,
     "watch": _watch,
     "perf rollout": _perf_rollout,
+    "rollout": _rollout,
+    "train-policy": _train_policy,
 }
 
 

@@ -124,6 +124,16 @@ def test_comparison_of_another_protocol_or_of_nothing_is_refused(tmp_path: Path)
         Comparison(theirs, chains, "anchor", 0, 0.05)
 
 
+def test_comparison_of_another_protocol_is_refused_before_a_chain_is_rolled_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = rollout(tmp_path / "theirs", "real", {0: 1}, steps_per_subtask=360)
+    monkeypatch.setattr(evaluate, "roll_out", lambda *_, **__: pytest.fail("rolled out"))
+    options = RolloutOptions(chains=1, workers=0, steps_per_subtask=100, against=theirs, progress=False)
+    with pytest.raises(UserError, match=r"differing: steps_per_subtask \(there 360, here 100\)"):
+        evaluate.roll_out_policy("random", tmp_path / "ours", options)
+
+
 def test_rollout_stops_when_it_is_decided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = ["rollout", "--policy", "random", "--chains", 30, *FAST]
     (tmp_path / "expert").mkdir()

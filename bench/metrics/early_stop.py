@@ -36,14 +36,16 @@ class Verdict:
     Attributes:
         decided: ``"better"`` or ``"worse"`` than the other policy, or None.
         pairs: chains looked at.
+        scored: those of them that have both scores.
         of: chains that there are.
-        mean_difference: over the pairs that have both scores; None where there is none.
+        mean_difference: over the scored pairs; None where there is none.
         interval: of the mean difference over all chains, valid whenever it is read.
         error_level: the chance of ever excluding the truth.
     """
 
     decided: str | None
     pairs: int
+    scored: int
     of: int
     mean_difference: float | None
     interval: tuple[float, float]
@@ -109,7 +111,7 @@ class PairedSequence:
         interval = (float(2 * low - 1) * self._largest, float(2 * high - 1) * self._largest)
         decided = "better" if interval[0] > 0 else "worse" if interval[1] < 0 else None
         mean = float(np.mean(self._differences)) if self._differences else None
-        return Verdict(decided, self.pairs, self._chains, mean, interval, self._level)
+        return Verdict(decided, self.pairs, len(self._differences), self._chains, mean, interval, self._level)
 
 
 class _Bets:
