@@ -91,3 +91,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> NoReturn:
     """Console entry point."""
     sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -158,7 +158,8 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
     inference, where = _where(policy, options)
     chains = evaluation_chains(options.chains)
     world = WorldOptions(scene=options.scene, assets=options.assets, renderer=options.renderer)
-    protocol: dict[str, Any] = {"steps_per_subtask": options.steps_per_subtask, "instructions": sentences(options.instructions)}
+    said = sentences(options.instructions)
+    protocol: dict[str, Any] = {"steps_per_subtask": options.steps_per_subtask, "instructions": said}
     comparison = None
     if options.against is not None:
         level = DEFAULT_LEVEL if options.early_stop is None else options.early_stop

@@ -35,6 +35,19 @@ def test_every_verb_explains_itself_with_an_example_that_parses(verb: argparse.A
     assert verb.description
 
 
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.prog)
+def test_a_word_where_a_whole_number_belongs_is_named_in_words(
+    verb: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [one for one in verb._actions if getattr(one.type, "__name__", "") in ("whole", "seed", "_seeds")]
+    words = verb.prog.split()[1:]
+    for option in options:
+        with pytest.raises(SystemExit) as ended:
+            cli.build_parser().parse_args([*words, option.option_strings[0], "many"])
+        assert ended.value.code == 2
+        assert "expected a whole number from 0, got many" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

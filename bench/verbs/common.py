@@ -29,7 +29,10 @@ def say(line: str) -> None:
 
 def whole(text: str) -> int:
     """Read a whole number from 0."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text}")
     return value
@@ -49,7 +52,8 @@ def add_world(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which CALVIN world it is."""
     group = parser.add_argument_group("world")
     group.add_argument("--calvin-assets", type=Path, metavar="DIR", help="a calvin_env checkout; default: built-in")
-    group.add_argument("--renderer", choices=("auto", "gl", "bullet-egl", "bullet-tiny"), default="auto")
+    group.add_argument("--renderer", choices=("auto", "gl", "bullet-egl", "bullet-tiny"), default="auto",
+                       help="who draws; default: gl, or bullet-tiny where there is no EGL")  # fmt: skip
 
 
 def add_ray(parser: argparse.ArgumentParser) -> None:

@@ -98,10 +98,10 @@ def add(verbs: Verbs) -> None:
         parser.add_argument("--split", choices=("training", "validation"), default="training", help="of a CALVIN set")
         parser.add_argument("--overlay", type=Path, metavar="DIR", help="generated wrist views of this data set")
     for parser in (view, pack, export):
-        parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+        parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets what is written")
     for parser in (pack, export):
         parser.add_argument("--windows-only", action="store_true", help="leave out frames of no language window")
-    view.add_argument("--episode", type=whole, default=0, metavar="I")
+    view.add_argument("--episode", type=whole, default=0, metavar="I", help="its number, from 0")
     pack.add_argument("--keys", metavar="KEY,…", help="which arrays; default: what a policy reads")
     pack.add_argument("--workers", type=whole, default=2, metavar="W", help="threads that unpack")
     export.add_argument("--format", choices=("lerobot",), default="lerobot")

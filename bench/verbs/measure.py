@@ -132,7 +132,8 @@ def add(verbs: Verbs) -> None:
     parity = verbs.add("parity", _parity, "compare this CALVIN world with recordings of the original",
                        "parity --assets calvin_env --reference recordings --json")  # fmt: skip
     parity.add_argument("--assets", type=Path, metavar="DIR", help="a calvin_env checkout (holds data/)")
-    parity.add_argument("--reference", type=Path, required=True, metavar="DIR")
+    parity.add_argument("--reference", type=Path, required=True, metavar="DIR",
+                        help="recordings of the original; what it lacks counts as 0")  # fmt: skip
     parity.add_argument("--builtin", action="store_true", help="judge the built-in scenes instead of CALVIN's assets")
     parity.add_argument("--led-button", choices=("main", "pinned"), default="main", help="calvin_env's commit")
     parity.add_argument("--cross", type=whole, default=0, metavar="N",
@@ -160,7 +161,9 @@ def add(verbs: Verbs) -> None:
     experts.add_argument("--scenes", default="ABCD", metavar="ABCD")
     experts.add_argument("--starts", type=whole, default=100, metavar="N", help="random starts of each task and scene")
     experts.add_argument("--tasks", default="all", metavar="TASK,…", help="all, or names separated by commas")
-    experts.add_argument("--noise", type=float, default=0.0, help="disturb what is executed, not labels; 0.2 is much")
+    experts.add_argument(
+        "--noise", type=float, default=0.0, metavar="S", help="disturb motion, not labels; 0.2 is much"
+    )
     experts.add_argument("--seed", type=seed, default=0, metavar="N")
     experts.add_argument("--calvin-assets", type=Path, metavar="DIR", help="a calvin_env checkout; default: built-in")
     add_ray(experts)

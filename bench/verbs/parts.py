@@ -60,33 +60,37 @@ def _train_policy(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    return tuple(map(seed, text.split(",")))
+    return tuple(seed(one) for one in text.split(","))
 
 
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     collect = verbs.add("collect", _collect, "collect demonstrations with scripted experts",
                         "collect --scenes D --tasks open_drawer,close_drawer --episodes 20 --out demos")  # fmt: skip
-    collect.add_argument("--scenes", default="D", metavar="ABCD")
+    collect.add_argument("--scenes", default="D", metavar="ABCD", help="letters of the scenes, in equal parts")
     collect.add_argument("--tasks", default="all", metavar="TASK,…", help="all, or names separated by commas")
     collect.add_argument("--episodes", type=whole, default=100, metavar="N", help="training demonstrations, or chains")
-    collect.add_argument("--validation-episodes", type=whole, default=10, metavar="N")
+    collect.add_argument("--validation-episodes", type=whole, default=10, metavar="N",
+                         help="of a split of its own, at least 1")  # fmt: skip
     collect.add_argument("--chain-length", type=whole, default=1, metavar="K",
                          help="an episode is up to K tasks in a row without a reset, each annotated")  # fmt: skip
-    collect.add_argument("--noise", type=float, default=0.0, help="disturb what is executed, not labels; 0.2 is much")
-    collect.add_argument("--seed", type=seed, default=0, metavar="N")
+    collect.add_argument(
+        "--noise", type=float, default=0.0, metavar="S", help="disturb motion, not labels; 0.2 is much"
+    )
+    collect.add_argument("--seed", type=seed, default=0, metavar="N", help="another one gives other demonstrations")
     collect.add_argument("--format", choices=("calvin", "packed"), default="calvin",
                          help="a compressed file a frame, or memory-mapped shards; both are read the same")  # fmt: skip
     collect.add_argument("--no-depth", action="store_true", help="no depth: the tiny and small world models need it")
-    collect.add_argument("--out", type=Path, required=True, metavar="DIR")
+    collect.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the data set; goes on after a kill")
     train = verbs.add("train-policy", _train_policy, "train policies of several arms and seeds on one data set",
                       "train-policy --arm anchor,real --seeds 0,1,2 --dataset demos --out policies")  # fmt: skip
     train.add_argument("--arm", required=True, metavar="ARM,…", help="anchor, real, paired, generated, …")
-    train.add_argument("--seeds", type=_seeds, default=(0,), metavar="N,…")
+    train.add_argument("--seeds", type=_seeds, default=(0,), metavar="N,…", help="a policy of each arm for each")
     train.add_argument("--dataset", type=Path, required=True, metavar="DIR", help="a data set in CALVIN's format")
     train.add_argument("--overlay", type=Path, metavar="DIR", help="generated wrist views of its training split")
     train.add_argument("--paired-share", type=float, default=0.2, metavar="P", help="episodes with wrist recordings")
-    train.add_argument("--kind", choices=("flow", "bc", "vpp"), default="flow")
+    train.add_argument("--kind", choices=("flow", "bc", "vpp"), default="flow", help="bc: regression instead of flow "
+                       "matching; vpp: on a video model's features")  # fmt: skip
     train.add_argument("--scale", choices=("tiny", "small", "base", "paper"), default="small", help="paper: vpp only")
     train.add_argument("--steps", type=whole, metavar="N", help="training steps; default: the scale's own")
     train.add_argument("--batch", type=whole, metavar="B", help="samples a step; default: the scale's own")

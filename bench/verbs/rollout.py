@@ -59,13 +59,13 @@ def add(verbs: Verbs) -> None:
     rollout.add_argument("--policy", required=True, metavar="NAME|DIR",
                          help="expert, random, a checkpoint folder, openpi://HOST:PORT, vla-eval://HOST:PORT, or "
                          "module:callable")  # fmt: skip
-    rollout.add_argument("--scene", choices=tuple("ABCD"), default="D")
+    rollout.add_argument("--scene", choices=tuple("ABCD"), default="D", help="the world that it is tested in")
     rollout.add_argument("--chains", type=whole, default=1000, metavar="N", help="the first N of the 1000")
-    rollout.add_argument("--steps-per-subtask", type=whole, default=360, metavar="N")
+    rollout.add_argument("--steps-per-subtask", type=whole, default=360, metavar="N", help="CALVIN gives 360")
     rollout.add_argument("--instructions", default="evaluation", metavar="WHICH",
                          help="evaluation, or training:SEED: one training sentence per task")  # fmt: skip
-    rollout.add_argument("--seed", type=seed, default=0, metavar="N")
-    rollout.add_argument("--out", type=Path, required=True, metavar="DIR")
+    rollout.add_argument("--seed", type=seed, default=0, metavar="N", help="of the policy's noise")
+    rollout.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets the rows; goes on after a kill")
     rollout.add_argument("--film", type=_films, default="none", metavar="WHICH",
                          help="keep a film of failures, successes, all, or the first N chains")  # fmt: skip
     rollout.add_argument("--film-format", choices=("mp4", "rrd"), default="mp4", help="rrd: for Rerun, if installed")
