@@ -67,7 +67,7 @@ class PerfOptions:
         policy: ``tiny``, ``small`` or ``base`` (untrained), ``expert``, ``random``, or a checkpoint folder.
         workers: numbers of workers, one rollout each.
         chains: chains of each rollout; None for twelve a worker.
-        lanes: chains side by side in a worker; None for the default.
+        lanes: chains side by side in a worker; None for as many as keep it at work.
         servers: inference actors; None for one per GPU.
         inference: where the policy runs; None for an actor where there is a GPU, else in each worker.
         batch: the actor's batch size.
@@ -162,8 +162,9 @@ def summary(meter: Meter) -> dict[str, Any]:
     """Return what a rollout's meter says.
 
     Returns:
-        of the whole rollout: ``chains``, ``steps``, ``rolling_s`` (first world ready to last chain settled),
-        ``chains_per_hour`` (by that time), ``restarts``; of the workers' steady time (:meth:`Meter.steady`):
+        of the whole rollout: ``lanes`` (at its end), ``chains``, ``steps``, ``rolling_s`` (first world ready to last
+        chain settled), ``chains_per_hour`` (by that time), ``restarts``; of the workers' steady time
+        (:meth:`Meter.steady`):
         ``env_steps_per_s`` (the sum over the workers), ``overhead_us_per_step`` (the worker's own work besides world
         and policy), ``shares`` of that time (world parts; ``policy`` in the worker; ``overhead``; ``inference``: idle
         for an answer in the making; ``transport``: idle for its way), ``physics_ms_per_step`` and
@@ -192,6 +193,7 @@ def summary(meter: Meter) -> dict[str, Any]:
     shares = {**inside, "overhead": overhead, "inference": idle * making, "transport": idle * (1 - making)}
     rolling = meter.last - meter.first
     return {
+        "lanes": meter.lanes,
         "chains": meter.chains,
         "steps": meter.steps,
         "rolling_s": rolling,
@@ -211,6 +213,7 @@ def summary(meter: Meter) -> dict[str, Any]:
 
 _SHOWN = {
     "workers": ("workers", ".0f"),
+    "lanes": ("lanes", ".0f"),
     "chains": ("chains", ".0f"),
     "rolling_s": ("rolling, s", ".1f"),
     "chains_per_hour": ("chains an hour", ",.0f"),

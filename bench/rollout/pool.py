@@ -7,7 +7,6 @@ What a lost worker had under way is run again elsewhere; what becomes of the out
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from bench.errors import UserError
 from bench.rollout.actors import ChainWorker, Outcome, Served
+from bench.rollout.lanes import Lanes
 from bench.rollout.queue import Item, Queue
 from bench.rollout.servers import Servers, Statistics
 
@@ -82,7 +82,8 @@ class Pool:
         servers: the inference actors.
         recipe: arguments of ``ChainWorker``.
         workers: how many; None for one per CPU.
-        lanes: chains side by side in each worker.
+        lanes: chains side by side in each worker; None for as many as keep it at work.
+        waits: whether policies answer from other processes.
         watchdog_s: seconds without a sign of life after which a worker is lost.
         gpus_each: part of a GPU that a worker asks Ray for.
         elastic: each worker asks for a CPU even where there are fewer, so that a cluster may grow; else they share.
@@ -96,7 +97,8 @@ class Pool:
         recipe: Mapping[str, Any],
         *,
         workers: int | None,
-        lanes: int,
+        lanes: int | None,
+        waits: bool,
         watchdog_s: float,
         gpus_each: float = 0.0,
         elastic: bool = False,
@@ -105,7 +107,7 @@ class Pool:
         self._ray, self._book, self._servers, self._recipe = ray, book, servers, recipe
         self._watchdog_s, self._start_s = watchdog_s, GROW_S if elastic else START_S
         self.size = min(workers or cpus, len(book.queue))
-        self._lanes = min(lanes, math.ceil(len(book.queue) / self.size))
+        self.lanes = Lanes(lanes, waits, self.size, len(book.queue))
         self._options = {"num_cpus": 1 if elastic or self.size <= cpus else 0, "num_gpus": gpus_each, "max_restarts": 0}
         self._crew: list[_Worker] = []
         self._hired = self._lost_at_start = 0
@@ -158,7 +160,7 @@ class Pool:
 
     def _hire(self) -> None:
         actor = self._ray.remote(**self._options)(ChainWorker).remote(**self._recipe)
-        self._crew.append(_Worker(actor, self._hired, actor.prepare.remote(self._lanes)))
+        self._crew.append(_Worker(actor, self._hired, actor.prepare.remote(self.lanes.number)))
         self._hired += 1
 
     def _collect(self, worker: _Worker, reference: Any) -> None:
@@ -178,6 +180,8 @@ class Pool:
             worker.ready, self._lost_at_start = True, 0
         else:
             item, served = worker.under_way.pop(reference)
+            if answer.stint is not None:
+                self.lanes.learn(answer.stint)
             again = answer.kind == "unserved" and not self._servers.replace(item.job, served, answer.lost)
             self._book.settle(item, answer, worker=worker.number, again=again)
 
@@ -232,7 +236,7 @@ class Pool:
                 hungry.remove(worker)
 
     def _has_room(self, worker: _Worker) -> bool:
-        free = len(worker.under_way) < self._lanes
+        free = len(worker.under_way) < self.lanes.number
         return worker.ready and free and not any(item.alone for item in worker.items)
 
     def _items(self) -> list[Item]:

@@ -54,12 +54,14 @@ class Meter:
         chains: finished chains.
         steps: their control steps.
         restarts: workers that were hired in the place of lost ones.
+        lanes: chains that a worker carried side by side at the end.
         servers: each inference actor's statistics.
         first, last: when (``time.perf_counter``) the first world stood and the last chain was settled.
     """
 
     def __init__(self) -> None:
         self.chains = self.steps = self.restarts = 0
+        self.lanes = 1
         self.servers: list[Mapping[str, float | int | None]] = []
         self.first = self.last = math.nan
         self._stints: defaultdict[int, list[Stint]] = defaultdict(list)

@@ -39,8 +39,6 @@ TRIES = 2
 FAULTS_IN_A_ROW = 12
 """After so many faults without one finished chain between them, the machine is broken and not the chains."""
 WATCHDOG_S = 300.0
-LANES = 2
-"""Chains side by side in a worker that asks an inference actor."""
 
 Inference = Literal["local", "actor"]
 
@@ -103,7 +101,7 @@ def roll_out_jobs(
         films: chains kept as MP4 in ``films/`` beside the ledger: "none", "failures", "successes", "all", or those
             whose number is below a number.
         film_format: "mp4", or "rrd" for Rerun.
-        lanes: chains side by side in each worker; None for what was measured to be best.
+        lanes: chains side by side in each worker; None for as many as keep it at work.
         servers: inference actors per policy; None for one per GPU.
         meter: is told where the time went.
         until: asked after every chain; where it says True the rollout ends.  Chains are then taken in the order given.
@@ -148,7 +146,8 @@ def roll_out_jobs(
                     crew,
                     {**worker, **apart},
                     workers=workers,
-                    lanes=lanes or (LANES if pad_to else 1),
+                    lanes=lanes,
+                    waits=pad_to > 0,
                     watchdog_s=watchdog_s,
                     gpus_each=0.01 if on_gpu else 0.0,
                     elastic=cluster_address(ray_address) is not None,
@@ -158,6 +157,7 @@ def roll_out_jobs(
                 finally:
                     scratch.sweep(run, scratch.PATIENCE_S)
                 book.meter.served(crew.statistics)
+                book.meter.lanes = pool.lanes.number
         wanted = {chain.chain_id for chain in chains}
         return [row for j in jobs for row in ledger.completed(j.arm, j.seed) if row.chain_id in wanted]
 

@@ -68,7 +68,9 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("inference")
     group.add_argument("--inference", choices=("local", "actor"), help="a policy in each worker, or batching actors "
                        "that all workers ask; default: actors where there is a GPU")  # fmt: skip
-    group.add_argument("--lanes", type=whole, metavar="N", help="chains side by side in a worker")
+    group.add_argument(
+        "--lanes", type=whole, metavar="N", help="chains side by side in a worker; as many as keep it at work"
+    )
     group.add_argument("--servers", type=whole, metavar="N", help="batching actors; default: one per GPU")
     group.add_argument("--batch", type=whole, default=16, metavar="B", help="the actors' batch size, always padded to")
 

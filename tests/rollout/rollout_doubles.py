@@ -156,6 +156,14 @@ class PlacedPolicy(NoisyPolicy):
         self.spec = PolicySpec(f"on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}", chunk=4, execute=3)
 
 
+class LatePolicy(NoisyPolicy):
+    """Answers after a while."""
+
+    def act(self, batch: Any, seeds: Any) -> np.ndarray:
+        time.sleep(0.01)
+        return super().act(batch, seeds)
+
+
 class HangingPolicy(NoisyPolicy):
     """Does not answer, the first time that it is asked."""
 
