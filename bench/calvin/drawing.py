@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calvin import shaders, textures
+from bench.calvin import images, shaders
+from bench.calvin.gl_calls import calls
 from bench.calvin.parts import Part
 from bench.calvin.shadow_map import UNIT as SHADOW_UNIT
 from bench.calvin.thinning import LEVELS
@@ -25,19 +26,10 @@ OBJECT = np.dtype([("world", "f4", (3, 4)), ("tint", "f4", 4)])
 NEAR, FAR, SHADOW = range(len(LEVELS))
 _OBJECTS_BINDING = 0
 _IMAGE_UNIT = 0
+_TEXTURE_2D, _RGB8, _RGB, _UNSIGNED_BYTE = 0x0DE1, 0x8051, 0x1907, 0x1401
 
 Run = tuple[Any, int, int]
 """What one call draws: a texture or None, first corner and number of corners."""
-
-
-@lru_cache(maxsize=32)
-def _pixels(image: str | Path) -> NDArray[np.uint8]:
-    """Return (H, W, 3) uint8, first row at the bottom as OpenGL has it."""
-    if isinstance(image, str):
-        return np.ascontiguousarray(textures.material(image)[::-1])
-    from PIL import Image as Pillow
-
-    return np.ascontiguousarray(np.asarray(Pillow.open(image).convert("RGB"))[::-1])
 
 
 @lru_cache(maxsize=4)
@@ -84,13 +76,19 @@ class Drawing:
             for name, layout in FORMATS.items()
         }
         self._held = [*self._arrays.values(), buffer, index, self._uniforms]
-        images = {image: self._texture(image) for image in {part.image for part in parts} if image is not None}
-        self._textures = [images.get(part.image) if part.image is not None else None for part in parts]
+        worn = {image: self._texture(image) for image in {part.image for part in parts} if image is not None}
+        self._textures = [worn.get(part.image) if part.image is not None else None for part in parts]
 
     def _texture(self, image: str | Path) -> Any:
-        pixels = _pixels(image)
-        texture = self._context.texture((pixels.shape[1], pixels.shape[0]), 3, pixels.tobytes(), alignment=1)
-        texture.build_mipmaps()
+        levels = images.levels_of(image)
+        texture = self._context.texture(levels[0].shape[1::-1], 3, alignment=1)
+        texture.use(_IMAGE_UNIT)
+        # All levels at once: uploaded one by one, Mesa keeps them twice.
+        height, width = levels[0].shape[:2]
+        calls()["glTexStorage2D"](_TEXTURE_2D, len(levels), _RGB8, width, height)
+        for level, pixels in enumerate(levels):
+            place = (_TEXTURE_2D, level, 0, 0, *pixels.shape[1::-1])
+            calls()["glTexSubImage2D"](*place, _RGB, _UNSIGNED_BYTE, pixels.tobytes())
         texture.filter = (self._context.LINEAR_MIPMAP_NEAREST, self._context.LINEAR)
         self._held.append(texture)
         return texture

@@ -103,9 +103,10 @@ def _read(path: Path) -> Mesh:
     return mesh
 
 
-def _cache_directory() -> Path:
+def cache_directory(kind: str) -> Path:
+    """Return the user's folder for what costs time to make again, ``meshes`` for instance."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "wristworld-bench" / "meshes"
+    return Path(root) / "wristworld-bench" / kind
 
 
 def _stored(path: Path) -> Mesh | None:
@@ -146,7 +147,7 @@ def load_mesh(path: Path, target: int = FINE) -> Mesh:
         raise UserError(f"mesh file {path} does not exist; check the folder of CALVIN assets")
     content = hashlib.sha256(path.read_bytes())
     content.update(f"format {_FORMAT} levels {LEVELS} target {target}".encode())
-    cached = _cache_directory() / f"{content.hexdigest()[:32]}.npz"
+    cached = cache_directory("meshes") / f"{content.hexdigest()[:32]}.npz"
     mesh = _stored(cached)
     if mesh is None:
         mesh = _read(path) if target == FINE else load_mesh(path, LEVELS[LEVELS.index(target) - 1])

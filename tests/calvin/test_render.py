@@ -272,16 +272,16 @@ def test_what_a_gpu_copied_is_read_while_others_draw(env, monkeypatch):
 
 def test_a_gpu_that_gives_no_picture_is_named(env, monkeypatch):
     monkeypatch.setattr(gl, "on_cpu", lambda: False)
-    calls = gpu_copy._calls()
-    monkeypatch.setattr(gpu_copy, "_calls", lambda: calls | {"eglClientWaitSyncKHR": lambda *_: 0x30F5})
+    calls = gpu_copy.calls()
+    monkeypatch.setattr(gpu_copy, "calls", lambda: calls | {"eglClientWaitSyncKHR": lambda *_: 0x30F5})
     with pytest.raises(UserError, match="expected a picture within 60 s"):
         env.views()
 
 
 def test_without_fences_pictures_are_waited_for_at_once(env, monkeypatch):
     monkeypatch.setattr(gl, "on_cpu", lambda: False)
-    views, calls = env.views(), gpu_copy._calls()
-    monkeypatch.setattr(gpu_copy, "_calls", lambda: calls | {"eglCreateSyncKHR": lambda *_: None})
+    views, calls = env.views(), gpu_copy.calls()
+    monkeypatch.setattr(gpu_copy, "calls", lambda: calls | {"eglCreateSyncKHR": lambda *_: None})
     assert all(np.array_equal(view, views[name]) for name, view in env.views().items())
 
 

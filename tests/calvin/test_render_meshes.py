@@ -9,7 +9,7 @@ import numpy as np
 import pybullet_data
 import pytest
 
-from bench.calvin import mesh_files, meshes, textures, thinning
+from bench.calvin import images, mesh_files, meshes, textures, thinning
 from bench.errors import UserError
 
 PANDA = Path(pybullet_data.getDataPath()) / "franka_panda" / "meshes" / "visual"
@@ -166,3 +166,35 @@ def test_far_away_the_first_of_two_close_surfaces_is_seen_as_in_a_buffer_of_16_b
         tops = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 2] > 1e-3
         order = np.argsort(corners[tops, 0, 2], kind="stable")
         assert mesh.colour[mesh.triangles[tops, 0], 0][order].tolist() == np.repeat(expected, 2).tolist()
+
+
+def test_smaller_images_are_means_of_what_they_stand_for(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (12, 10, 3), np.uint8)
+    levels = images.mipmap(image)
+    assert [level.shape for level in levels] == [(12, 10, 3), (6, 5, 3), (3, 2, 3), (1, 1, 3)]
+    four = image.reshape(6, 2, 5, 2, 3).mean(axis=(1, 3))
+    assert np.abs(levels[1] - four).max() <= 1.0  # rounded twice
+    assert np.abs(levels[3][0, 0] - image.mean(axis=(0, 1))).max() < 25
+    flat = images.mipmap(np.full((7, 5, 3), 201, np.uint8))
+    assert all((level == 201).all() for level in flat)
+
+
+def test_an_image_file_is_decoded_once_and_kept(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "wood.png"
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    first = images.levels_of(file)
+    np.testing.assert_array_equal(first[0], pixels[::-1])
+    monkeypatch.setattr(Image, "open", None)
+    again = images.levels_of(file)
+    assert len(again) == len(first)
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+    for kept in (tmp_path / "cache").rglob("*.npz"):
+        kept.write_bytes(b"torn")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert np.array_equal(images.levels_of(file)[0], first[0])
