@@ -67,7 +67,7 @@ def locked(directory: Path) -> Iterator[None]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; when the block ends well, sync it and rename it over ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = _beside(path)
     try:
         yield temporary
@@ -101,7 +101,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
     An existing ``path`` is replaced only then; on an exception nothing but the temporary directory is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = _beside(path)
     temporary.mkdir()
     try:

@@ -35,13 +35,23 @@ def counting(what: str, total: int | Callable[[], int], unit: str, *, show: bool
     started, rated = time.monotonic(), 0
     rate = TextColumn("{task.fields[rate]:.0f} " + unit + "/s")
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        known = total if isinstance(total, int) else total() if show else 0
-        task = bar.add_task(what, total=known, rate=0.0)
+    console, known = Console(stderr=True), total if isinstance(total, int) else total() if show else 0
+    bar = Progress(*columns, console=console, disable=not show)
+    task = bar.add_task(what, total=known, rate=0.0)
 
-        def advance(done: int = 1, /, worked: int | None = None) -> None:
-            nonlocal rated
-            rated += done if worked is None else worked
-            bar.update(task, advance=done, rate=rated / (time.monotonic() - started))
+    def advance(done: int = 1, /, worked: int | None = None) -> None:
+        nonlocal rated
+        bar.start()
+        rated += done if worked is None else worked
+        bar.update(task, advance=done, rate=rated / (time.monotonic() - started))
 
+    if console.is_terminal:
+        bar.start()  # elsewhere it is drawn when it ends, and not at all where nothing was counted
+    try:
         yield advance
+    except BaseException:
+        bar.live.transient = bar.tasks[task].completed == 0  # the error must be the one line that stands there
+        raise
+    finally:
+        if bar.live.is_started:
+            bar.stop()

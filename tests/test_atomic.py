@@ -39,3 +39,12 @@ def test_what_is_written_can_be_read_by_whoever_the_umask_allows(tmp_path: Path)
     (tmp_path / "usual").mkdir()
     assert (tmp_path / "text").stat().st_mode == plain.stat().st_mode
     assert (tmp_path / "folder").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("writer", [atomic.replacing, atomic.new_directory])
+def test_a_place_that_cannot_be_is_one_line(writer):
+    with (
+        pytest.raises(UserError, match=r"cannot write to /proc/nowhere: .*choose another --out"),
+        writer(Path("/proc/nowhere/file")),
+    ):
+        pass

@@ -34,7 +34,8 @@ def detect(directory: Path | str) -> str:
     """
     root = Path(directory)
     if not root.is_dir():
-        raise UserError(f"{root}: expected {_KNOWN}, got no such folder; check the path")
+        found = "a file" if root.exists() else "no such folder"
+        raise UserError(f"{root}: expected {_KNOWN}, got {found}; check the path")
     if (root / "meta" / "info.json").is_file():
         return LEROBOT
     if any((root / split).is_dir() for split in SPLITS):

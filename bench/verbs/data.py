@@ -10,6 +10,9 @@ from typing import Any
 from bench.bars import counting
 from bench.verbs.common import Verbs, whole
 
+BEST_CRF, WORST_CRF = 0, 51
+"""x264's scale of quality; AV1's goes further, to what nobody wants."""
+
 _FORMATS = "a CALVIN, packed, LeRobot or raw DROID folder"
 
 
@@ -76,6 +79,13 @@ def _data_export(args: argparse.Namespace) -> Mapping[str, Any]:
         )
 
 
+def _crf(text: str) -> int:
+    value = whole(text)
+    if not BEST_CRF <= value <= WORST_CRF:
+        raise argparse.ArgumentTypeError(f"expected {BEST_CRF} (best) to {WORST_CRF}, got {text}")
+    return value
+
+
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     data = Verbs(verbs.group("data", "look at a data set, check, pack or export it",
@@ -107,6 +117,4 @@ def add(verbs: Verbs) -> None:
     export.add_argument("--format", choices=("lerobot",), default="lerobot")
     export.add_argument("--codec", choices=("h264", "av1", "lossless"), default="h264",
                         help="of the videos; lossless brings every bit back and is several times larger")  # fmt: skip
-    export.add_argument(
-        "--crf", type=int, choices=range(52), metavar="0-51", help="quality of the videos; lower is better"
-    )
+    export.add_argument("--crf", type=_crf, metavar="0-51", help="quality of the videos; lower is better")

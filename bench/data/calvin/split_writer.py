@@ -46,8 +46,7 @@ class SplitWriter(ABC):
         self.directory = Path(directory) / split
         if self.directory.exists():
             raise UserError(f"{self.directory}: expected a new split, it exists already; choose another folder")
-        self._partial = Path(directory) / f".{split}.partial"
-        self._partial.mkdir(parents=True, exist_ok=True)
+        self._partial = atomic.make_directory(Path(directory) / f".{split}.partial")
         self._journal = self._partial / JOURNAL_FILE
         self._entries = _read_journal(self._journal)
         self._names = {entry["name"] for entry in self._entries}

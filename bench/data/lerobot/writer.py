@@ -139,6 +139,7 @@ class LeRobotWriter:
                 f"{self._partial}: expected an unfinished export of the same data, got another's; delete it"
             )
         self._origin = plan
+        atomic.make_directory(self._partial)
         atomic.write_json(noted, plan)
         words = [word for part in parts for piece in part for word in dict.fromkeys(piece.sentences())]
         self._tasks = {word: number for number, word in enumerate(dict.fromkeys(words))}
