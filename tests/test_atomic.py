@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import atomic
+from bench.errors import UserError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
