@@ -13,6 +13,7 @@ from typing import Any
 
 SIGNATURES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
+        "glReleaseShaderCompiler": (None,),
         "glTexStorage2D": (None, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_int, ctypes.c_int),
         "glTexSubImage2D": (None, ctypes.c_uint, *[ctypes.c_int] * 5, ctypes.c_uint, ctypes.c_uint, ctypes.c_char_p),
         "glBindBuffer": (None, ctypes.c_uint, ctypes.c_uint),
