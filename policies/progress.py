@@ -1,7 +1,7 @@
 """What a training leaves on disk while it runs, the state to continue from and the history of its loss; and its bar.
 
 The state is one safetensors file (weights, averaged weights, AdamW's moments; step and identity in its header),
-replaced whole, so a kill at any moment leaves the previous state.  The loop itself is in :mod:`policies.train`.
+replaced whole, so a kill at any moment leaves the previous state.  The loop itself is in :mod:`policies.loop`.
 """
 
 from __future__ import annotations

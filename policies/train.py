@@ -1,15 +1,10 @@
-"""The training loop of the flow policy: one file, read from top to bottom.
+"""Training a policy: demonstrations, configuration and a folder to a checkpoint in it.
 
-Everything random is a function of seed and step (which samples, noise, flow times, shifts), so a run that was killed
-continues to the same weights, and the arms of a comparison read the same samples with the same noise.  The state to
-continue from is one safetensors file, replaced whole.
+What is read and checked before, and what is recorded after; the loop itself is :func:`policies.loop.train`.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,30 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from policies.api import ANCHOR, WRIST, PolicyError
 from policies.checkpoint import CONFIG_FILE, save
-from policies.config import FlowPolicyConfig, TrainingConfig
-from policies.data import DeviceArrays, PolicyArrays, SampleOrder
+from policies.config import FlowPolicyConfig
+from policies.data import DeviceArrays, PolicyArrays
 from policies.flow import FlowPolicy, flow_spec, initial_network, placed
 from policies.gradients import Gradients, usual_launch
-from policies.progress import (
-    HISTORY_FILE,
-    STATE_FILE,
-    History,
-    finished,
-    remove_state,
-    restore_state,
-    save_state,
-    training_bar,
-)
+from policies.loop import Course, train
+from policies.network import FlowNetwork
+from policies.progress import HISTORY_FILE, STATE_FILE, finished, remove_state
 from policies.text import PRECOMPUTED, SentenceTable
-from policies.tracking import NONE, open_tracker
+from policies.tracking import NONE
 from policies.validate import validate
-
-STEPS_PER_SEED = 1_000_003
-EMA_RAMP = 10
 
 
 def train_policy(
@@ -106,16 +90,13 @@ def train_policy(
     if not resume:
         for name in (CONFIG_FILE, STATE_FILE, HISTORY_FILE):
             (directory / name).unlink(missing_ok=True)
-    done = finished(directory, identity, device)
-    if done is not None:
-        return done
+    earlier = finished(directory, identity, device)
+    if earlier is not None:
+        return earlier
 
     table = _sentence_table(arrays, config, sentences)
     normaliser = arrays.fit_normaliser()
     network = placed(initial_network(config, seed), device)
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = make_optimiser(network, settings)
-    step, elapsed_before = restore_state(directory, identity, network, average, optimiser)
 
     def on_device(part: PolicyArrays, shift: float, jitter: float, recolour: float) -> DeviceArrays:
         vectors = np.stack([table.lookup(sentence) for sentence in part.sentences])
@@ -130,92 +111,38 @@ def train_policy(
         data, held_out, directory, {name: value for name, value in identity.items() if name != "config"},
         time_limit_s=time_limit_s, progress=progress, resume=resume, log=log,
     )  # fmt: skip
-    tracker = open_tracker(log, directory, step, f"{spec.name} {arm} seed {seed}", identity)
-    history = History(directory, step, tracker)
     if time_limit_s is not None:
         time_limit_s = max(0.0, time_limit_s - before.get("seconds", 0.0))
-    order = SampleOrder(len(data), settings.batch, seed)
-    generator = torch.Generator(device)
     samples = settings.steps * settings.batch
     gradients = Gradients(network, device, launch or usual_launch(device, settings.compile, samples, time_limit_s))
 
-    started, first_step, rates = time.monotonic(), step, Schedule(settings, time_limit_s)
-    losses: list[Tensor] = []
-    with training_bar(progress) as bar:
-        task = bar.add_task(f"{spec.name} {arm} seed {seed}", total=settings.steps, completed=step, loss="–")
-        elapsed = elapsed_before
-        while step < settings.steps and (time_limit_s is None or elapsed < time_limit_s):
-            generator.manual_seed(seed * STEPS_PER_SEED + step)
-            batch = data.batch(torch.from_numpy(order.indices(step)).to(device), generator)
-            rate = rates.at(step, elapsed)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            losses.append(gradients(batch))
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-            optimiser.step()
-            update_average(average, network, settings.ema, step)
-            step += 1
-            elapsed = elapsed_before + time.monotonic() - started
+    def score(average: FlowNetwork) -> dict[str, Any]:
+        assert held_out is not None
+        return validate(average, held_out, normaliser, validation.window_task if validation else ()).to_json()
 
-            if step % settings.log_every == 0 or step == settings.steps:
-                mean = float(torch.stack(losses).mean())
-                losses.clear()
-                if not math.isfinite(mean):
-                    raise PolicyError(
-                        f"loss became {mean} before step {step}; lower learning_rate {settings.learning_rate}"
-                    )
-                history.add(step, loss=mean, learning_rate=rate, gradient_norm=float(norm), elapsed_s=round(elapsed, 3))
-                history.flush()
-                bar.update(task, completed=step, loss=f"{mean:.4f}")
-            if held_out is not None and settings.validate_every and step % settings.validate_every == 0:
-                score = validate(average, held_out, normaliser, validation.window_task if validation else ())
-                history.add(step, validation=score.to_json())
-            if step % settings.checkpoint_every == 0 and step < settings.steps:
-                if losses and not bool(torch.isfinite(torch.stack(losses)).all()):
-                    raise PolicyError(
-                        f"loss became NaN before step {step}; lower learning_rate {settings.learning_rate}"
-                    )
-                save_state(directory, identity, step, elapsed, network, average, optimiser)
-            if on_step is not None:
-                on_step(step)
+    course = Course(
+        f"{spec.name} {arm} seed {seed}", directory, identity, network, settings, seed,
+        len(data), data.batch, gradients, None if held_out is None else score,
+    )  # fmt: skip
+    done = train(course, device, time_limit_s=time_limit_s, progress=progress, log=log, on_step=on_step)
 
     record: dict[str, Any] = {name: value for name, value in identity.items() if name != "config"}
-    record |= {"steps_done": step, "seconds": round(elapsed, 3), "device": device.type, "torch": torch.__version__}
-    record["launch"] = gradients.launch
-    record["samples_per_s"] = round((step - first_step) * settings.batch / max(time.monotonic() - started, 1e-9), 1)
-    record["loss"] = history.last_loss
+    record |= {"steps_done": done.steps, "seconds": round(done.elapsed, 3), "device": device.type}
+    record |= {"torch": torch.__version__, "launch": gradients.launch, "samples_per_s": round(done.samples_per_s, 1)}
+    record["loss"] = done.history.last_loss
     if before:
         record["before"] = before
-    if held_out is not None:
-        score = validate(average, held_out, normaliser, validation.window_task if validation else ())
-        history.add(step, validation=score.to_json())
-        record["validation"] = score.to_json()
-    history.close()
+    if course.score is not None:
+        record["validation"] = course.score(done.average)
+        done.history.add(done.steps, validation=record["validation"])
+    done.history.close()
     policy = FlowPolicy(
-        average, spec, normaliser, table,
+        done.average, spec, normaliser, table,
         data_hash=identity["data_hash"], training=record, view_sizes=arrays.view_sizes, device=device,
     )  # fmt: skip
     save(policy, directory)
     remove_state(directory)
     return policy
-
-
-class Schedule:
-    """Linear warm-up, then cosine to 0 over the steps, or over the time limit where that ends first."""
-
-    def __init__(self, settings: TrainingConfig, time_limit_s: float | None) -> None:
-        self.settings, self.limit = settings, time_limit_s
-        self.warmup = min(settings.warmup, settings.steps // 10)
-
-    def at(self, step: int, elapsed_s: float) -> float:
-        """Return the learning rate of ``step``."""
-        settings = self.settings
-        if step < self.warmup:
-            return settings.learning_rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, settings.steps - self.warmup)
-        if self.limit is not None:
-            done = max(done, min(1.0, elapsed_s / self.limit))
-        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _check_sizes(arrays: PolicyArrays, config: FlowPolicyConfig, use_wrist: bool) -> None:
@@ -240,21 +167,3 @@ def _sentence_table(arrays: PolicyArrays, config: FlowPolicyConfig, given: Sente
             f"length {config.text_dim}; make them agree"
         )
     return table
-
-
-def make_optimiser(network: nn.Module, settings: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels only; learned tokens and positions are called by name."""
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
-    for name, parameter in network.named_parameters():
-        token = name.rsplit(".", 1)[-1] in ("position", "camera", "absent")
-        (free if parameter.ndim < 2 or token else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards those of ``network``; ``decay`` is reached gradually, as ``step`` grows."""
-    decay = min(decay, (1 + step) / (EMA_RAMP + step))
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)

@@ -1,15 +1,13 @@
 """Training the video predictor on the demonstrations: the first stage of the video policy.
 
 A sample is a frame t of a window and one of its views; what is to be predicted are the frames t + stride, t + 2 stride,
-…, past the window's end its last one again.  As in :mod:`policies.train`, everything random is a function of seed and
-step, and the state to continue from is one file.  All of it lies in ``predictor/`` of the policy's folder.
+…, past the window's end its last one again.  The loop is :func:`policies.loop.train`; all files lie in ``predictor/``
+of the policy's folder.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.api import PolicyError
 from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from policies.data import DeviceArrays, SampleOrder
-from policies.progress import HISTORY_FILE, STATE_FILE, History, remove_state, restore_state, save_state, training_bar
-from policies.tracking import NONE, open_tracker
-from policies.vpp.clips import Clips
+from policies.data import DeviceArrays
+from policies.loop import Course, train
+from policies.progress import HISTORY_FILE, STATE_FILE, remove_state
+from policies.tracking import NONE
+from policies.vpp.clips import ClipBatch, Clips
 from policies.vpp.config import PREDICTOR_FOLDER, VideoPolicyConfig
 from policies.vpp.predictor import VideoPredictor, new_predictor
 from policies.vpp.weights import finished_predictor, save_predictor
@@ -79,78 +77,48 @@ def train_predictor(
     Raises:
         PolicyError: the folder holds another training, the loss became NaN, or the disk is full.
     """
-    from policies.train import STEPS_PER_SEED, Schedule, make_optimiser, update_average
-
     directory, device, settings = folder / PREDICTOR_FOLDER, data.device, config.predictor
     seed = int(identity["seed"])
     identity = identity | {"config": config.predictor_json()}
     if not resume:
         for name in (CONFIG_FILE, WEIGHTS_FILE, STATE_FILE, HISTORY_FILE):
             (directory / name).unlink(missing_ok=True)
-    done = finished_predictor(config, folder, identity)
-    if done is not None:
-        return done.to(device)
+    earlier = finished_predictor(config, folder, identity)
+    if earlier is not None:
+        return earlier.to(device)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         predictor = new_predictor(config).to(device)
     clips = Clips(data, config, changed=True)
     predictor.change.fill_(_change(predictor, Clips(data, config, changed=False), seed))
-    average = copy.deepcopy(predictor).requires_grad_(False)
-    optimiser = make_optimiser(predictor, settings)
-    step, elapsed_before = restore_state(directory, identity, predictor, average, optimiser)
-    name = f"{config.label} predictor {identity['arm']} seed {seed}"
-    history = History(directory, step, open_tracker(log, directory, step, name, identity))
-    order, generator = SampleOrder(len(clips), settings.batch, seed), torch.Generator(device)
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
-    started, rates = time.monotonic(), Schedule(settings, time_limit_s)
-    losses: list[Tensor] = []
-    with training_bar(progress) as bar:
-        task = bar.add_task(name, total=settings.steps, completed=step, loss="–")
-        elapsed = elapsed_before
-        while step < settings.steps and (time_limit_s is None or elapsed < time_limit_s):
-            generator.manual_seed(seed * STEPS_PER_SEED + step)
-            batch = clips.batch(torch.from_numpy(order.indices(step)).to(device), generator)
-            rate = rates.at(step, elapsed)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            with autocast:
-                loss = predictor.loss(**vars(batch))
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(predictor.parameters(), settings.clip)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            update_average(average, predictor, settings.ema, step)
-            losses.append(loss.detach())
-            step += 1
-            elapsed = elapsed_before + time.monotonic() - started
+    def gradients(batch: ClipBatch) -> Tensor:
+        predictor.zero_grad(set_to_none=True)
+        with autocast:
+            loss = predictor.loss(**vars(batch))
+        loss.backward()
+        return loss.detach()
 
-            if step % settings.log_every == 0 or step == settings.steps:
-                mean = float(torch.stack(losses).mean())
-                losses.clear()
-                if not math.isfinite(mean):
-                    raise PolicyError(
-                        f"video predictor: loss became {mean} before step {step}; lower its learning_rate "
-                        f"{settings.learning_rate}"
-                    )
-                history.add(step, loss=mean, learning_rate=rate, gradient_norm=float(norm), elapsed_s=round(elapsed, 3))
-                history.flush()
-                bar.update(task, completed=step, loss=f"{mean:.4f}")
-            if held_out is not None and settings.validate_every and step % settings.validate_every == 0:
-                history.add(step, validation=asdict(validate_predictor(average, held_out)))
-            if step % settings.checkpoint_every == 0 and step < settings.steps:
-                save_state(directory, identity, step, elapsed, predictor, average, optimiser)
+    def score(average: VideoPredictor) -> dict[str, Any]:
+        return asdict(validate_predictor(average, data if held_out is None else held_out))
 
-    record = identity | {"steps_done": step, "seconds": round(elapsed, 3), "loss": history.last_loss}
-    record["validation"] = asdict(validate_predictor(average, data if held_out is None else held_out))
+    course = Course(
+        f"{config.label} predictor {identity['arm']} seed {seed}", directory, identity, predictor, settings, seed,
+        len(clips), clips.batch, gradients, None if held_out is None else score,
+    )  # fmt: skip
+    done = train(course, device, time_limit_s=time_limit_s, progress=progress, log=log)
+
+    record = identity | {"steps_done": done.steps, "seconds": round(done.elapsed, 3), "loss": done.history.last_loss}
+    record["validation"] = score(done.average)
     record["validated_on"] = "training" if held_out is None else "validation"
-    history.add(step, validation=record["validation"])
-    history.close()
-    average.training_record = record
-    save_predictor(average, folder)
+    done.history.add(done.steps, validation=record["validation"])
+    done.history.close()
+    done.average.training_record = record
+    save_predictor(done.average, folder)
     remove_state(directory)
-    return average
+    return done.average
 
 
 @torch.no_grad()

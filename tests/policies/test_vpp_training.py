@@ -83,7 +83,7 @@ def test_a_killed_training_ends_in_the_same_weights_in_either_stage(mini_arrays,
         if step == 5:
             raise KeyboardInterrupt("head")
 
-    import policies.vpp.train as stage_one
+    import policies.loop as stage_one
 
     save_state = stage_one.save_state
 
@@ -128,7 +128,7 @@ def test_a_damaged_predictor_is_named(mini_arrays, video, tmp_path):
 
 def test_a_diverging_predictor_stops_and_leaves_no_policy(mini_arrays, video, tmp_path):
     wild = replace(video.predictor, learning_rate=1e30, clip=1e30, steps=20, log_every=5)
-    with pytest.raises(PolicyError, match="video predictor: loss became"):
+    with pytest.raises(PolicyError, match="predictor real seed 0: loss became"):
         _train(mini_arrays, replace(video, predictor=wild), tmp_path)
     assert not (tmp_path / "config.json").exists()
 
