@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.errors import UserError
+from bench.metrics.closure import chains_needed, paired_difference
 from bench.metrics.early_stop import PairedSequence, Verdict
 from bench.rollout.chain import Chain, ChainResult
 from bench.rollout.ledger import LEDGER_FILE, Ledger, read_ledger
@@ -40,7 +42,7 @@ class Comparison:
             raise UserError(f"{against}: expected the chains of one policy, got {named}; give a rollout of one policy")
         self.against, self._fingerprint = against, contents.fingerprint
         self.their_arm, self.their_seed = next(iter(theirs))
-        self._theirs = {chain_id: row.solved for (_, _, chain_id), row in contents.rows.items()}
+        self._theirs = {chain_id: row for (_, _, chain_id), row in contents.rows.items()}
         if not any(chain.chain_id in self._theirs for chain in chains):
             raise UserError(
                 f"{against}: none of the chains asked for is there; compare with a rollout of the same chains"
@@ -65,7 +67,7 @@ class Comparison:
                 break
             self._used += 1
             pair = chain_id in ours and chain_id in self._theirs
-            self._sequence.add(float(ours[chain_id] - self._theirs[chain_id]) if pair else None)
+            self._sequence.add(float(ours[chain_id] - self._theirs[chain_id].solved) if pair else None)
         return self.verdict.decided is not None
 
     @property
@@ -77,6 +79,29 @@ class Comparison:
         """Return the rows that the verdict rests on; others that were finished by then are no fair sample."""
         used = {chain.chain_id for chain in self.order[: self._used]}
         return [row for row in rows if row.chain_id in used]
+
+    def over_all(self, rows: Sequence[ChainResult]) -> dict[str, Any] | None:
+        """Return the paired difference of two whole rollouts, ours less theirs; None where no chain has both scores.
+
+        Its interval is narrower than the verdict's, which may be read after every chain, and holds only where nobody
+        stopped because of what was seen.
+
+        Returns:
+            ``value``, ``interval`` (95 %, bootstrap over chains), ``chains``, and ``chains_needed``: how many would
+            show a difference of this size, or None where these do.
+        """
+        mine = {row.chain_id: row for row in rows}
+        shared = sorted(mine.keys() & self._theirs.keys())
+        if not shared:
+            return None
+        theirs = [replace(self._theirs[chain_id], seed=self._seed) for chain_id in shared]
+        found = paired_difference(theirs, [mine[chain_id] for chain_id in shared])
+        low, high = found.interval
+        needed = None
+        if low <= 0 <= high and found.value != 0:
+            spread = np.std([mine[chain_id].solved - self._theirs[chain_id].solved for chain_id in shared], ddof=1)
+            needed = chains_needed(found.value, float(spread))
+        return {**asdict(found), "chains": len(shared), "chains_needed": needed}
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain JSON data."""

@@ -230,6 +230,8 @@ def _record(
         "out": str(out),
     }
     if comparison is not None:
-        record["comparison"] = {**comparison.to_json(), "stopped_early": comparison.verdict.pairs < options.chains}
+        stopped = options.early_stop is not None and comparison.verdict.pairs < options.chains
+        over_all = None if stopped else comparison.over_all(rows)
+        record["comparison"] = {**comparison.to_json(), "stopped_early": stopped, "over_all": over_all}
     atomic.write_json(out / "record.json", json.loads(json.dumps(record)))
     return record

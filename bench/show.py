@@ -100,13 +100,18 @@ def _rollout(console: Console, record: Mapping[str, Any]) -> None:
 
 
 def _comparison(console: Console, said: Mapping[str, Any]) -> None:
-    verdict = f"decided: {said['decided']}" if said["decided"] else "not decided"
+    other = f"against {escape(said['against'])} ({escape(said['their_arm'])}/{said['their_seed']})"
+    whole = said["over_all"]
+    if whole is not None:
+        needed = whole["chains_needed"]
+        more = "" if needed is None else f"; about {needed} chains would show a difference of this size"
+        difference = f"{whole['value']:+.2f} (95 % {_from_to(whole['interval'])})"
+        console.print(f"{other}: {difference} on {whole['chains']} chains that both have{more}")
+        return
     difference = "no pair" if said["mean_difference"] is None else f"{said['mean_difference']:+.2f}"
-    console.print(
-        f"against {escape(said['against'])} ({escape(said['their_arm'])}/{said['their_seed']}): {difference} "
-        f"({_from_to(said['interval'])} at error level {said['error_level']:g}) on {said['scored']} pairs; {verdict}"
-        f"{', stopped early' if said['stopped_early'] else ''}"
-    )
+    console.print(f"{other}: {said['decided'] or 'not decided'}{', stopped early' if said['stopped_early'] else ''}; "
+                  f"{difference} ({_from_to(said['interval'])} at error level {said['error_level']:g}) on "
+                  f"{said['scored']} pairs")  # fmt: skip
 
 
 def _from_to(bounds: Sequence[float]) -> str:

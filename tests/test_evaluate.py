@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,35 @@ def test_comparison_follows_its_own_order_and_not_that_of_finishing(tmp_path: Pa
         assert comparison.verdict.decided == "worse"
         assert comparison.verdict.pairs < 40
         assert len(comparison.looked_at(ledger.completed())) == comparison.verdict.pairs - 1
+
+
+def test_two_whole_rollouts_have_an_ordinary_paired_difference_too(tmp_path: Path) -> None:
+    chains = [chain(i) for i in range(40)]
+    theirs = rollout(tmp_path / "theirs", "real", {i: 2 + i % 2 for i in range(40)})
+    comparison = Comparison(theirs, chains, "anchor", 1, 0.05)
+    ours = [replace(row(i, "anchor", 2 + i % 2 - (i % 4 == 0)), seed=1) for i in range(38)]
+    found = comparison.over_all(ours)
+    assert found is not None
+    assert (found["value"], found["chains"], found["chains_needed"]) == (pytest.approx(-10 / 38), 38, None)
+    assert found["interval"][1] < 0 < -found["interval"][0] < 0.5
+    level = [replace(row(i, "anchor", 2 + i % 2 + (i % 19 == 0) - (i % 38 == 0)), seed=1) for i in range(38)]
+    unclear = comparison.over_all(level)
+    assert unclear is not None
+    assert unclear["interval"][0] <= 0 < unclear["value"]
+    assert unclear["chains_needed"] > 38
+    assert comparison.over_all([]) is None
+
+
+def test_without_early_stop_a_decided_comparison_has_not_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = ["rollout", "--policy", "random", "--chains", 12, *FAST]
+    with Ledger(tmp_path / "expert" / LEDGER_FILE, {"scene": "D"}) as ledger:
+        for chain_id in range(12):
+            ledger.append(row(chain_id, "expert", 5))
+    record = said(capsys, *random, "--out", tmp_path / "ours", "--against", tmp_path / "expert")
+    assert (record["comparison"]["decided"], record["comparison"]["stopped_early"]) == ("worse", False)
+    assert record["comparison"]["over_all"]["value"] == -5.0
 
 
 def test_comparison_of_another_protocol_or_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ COMPARISON = {
     "their_arm": "real",
     "their_seed": 0,
     "stopped_early": True,
+    "over_all": None,
 }
 
 
@@ -61,11 +62,19 @@ def test_chains_that_are_missing_are_said_with_their_bounds(shown):
     assert "lies in 1.00 … 3.00" in shown("rollout", ROLLOUT | {"missing": 2, "bounds": [1.0, 3.0]})
 
 
-def test_a_comparison_says_on_how_many_pairs_it_stands(shown):
+def test_a_comparison_that_stopped_says_its_verdict_and_on_how_many_pairs_it_stands(shown):
     text = shown("rollout", ROLLOUT | {"comparison": COMPARISON})
-    assert "-1.50 (-2.00 … -0.50 at error level 0.05) on 3 pairs; decided: worse, stopped early" in text
+    assert "(real/0): worse, stopped early; -1.50 (-2.00 … -0.50 at error level 0.05) on 3 pairs" in text
     unpaired = COMPARISON | {"mean_difference": None, "decided": None, "stopped_early": False}
-    assert "no pair" in shown("rollout", ROLLOUT | {"comparison": unpaired})
+    assert "not decided; no pair" in shown("rollout", ROLLOUT | {"comparison": unpaired})
+
+
+def test_one_that_ran_to_its_end_says_the_difference_and_what_would_show_it(shown):
+    whole = {"value": 0.25, "interval": [-0.1, 0.6], "chains": 40, "chains_needed": 310}
+    text = shown("rollout", ROLLOUT | {"comparison": COMPARISON | {"over_all": whole}})
+    assert "(real/0): +0.25 (95 % -0.10 … 0.60) on 40 chains that both have; about 310 chains would show" in text
+    shows = whole | {"chains_needed": None}
+    assert "would show" not in shown("rollout", ROLLOUT | {"comparison": COMPARISON | {"over_all": shows}})
 
 
 def test_trained_policies_are_a_row_each_and_what_was_not_measured_is_a_dash(shown):
