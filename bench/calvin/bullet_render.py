@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS
 from bench.errors import UserError
 
+Pictures = dict[str, np.ndarray]
 ViewMatrix = Callable[[], Sequence[float]]
 
 
@@ -31,6 +33,10 @@ def load_egl(client: int) -> None:
         raise UserError("renderer bullet-egl: EGL could not start; install libegl1 and Mesa or use bullet-tiny")
 
 
+def _of_kinds(pictures: Pictures, kinds: tuple[str, ...]) -> Pictures:
+    return {name: picture for name, picture in pictures.items() if name.startswith(kinds)}
+
+
 class BulletRenderer:
     """Draws the views of one PyBullet client with the client's renderer: TinyRenderer, or EGL after ``load_egl``.
 
@@ -43,7 +49,7 @@ class BulletRenderer:
         self._client = client
         self._view_matrices = view_matrices
 
-    def draw(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> dict[str, np.ndarray]:
+    def draw(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Pictures:
         """Draw the named cameras.
 
         Args:
@@ -53,16 +59,20 @@ class BulletRenderer:
         Returns:
             ``rgb_NAME`` -> uint8 (H, W, 3), ``depth_NAME`` -> float32 (H, W) metres along the camera's z.
         """
-        pictures: dict[str, np.ndarray] = {}
+        pictures: Pictures = {}
         for name in names:
             drawn = dict(zip(("rgb", "depth"), self._draw_one(name), strict=True))
             pictures |= {f"{kind}_{name}": drawn[kind] for kind in kinds}
         return pictures
 
-    def start(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Callable[[], dict[str, np.ndarray]]:
-        """Draw now; what is returned gives the pictures."""
-        pictures = self.draw(names, kinds)
-        return lambda: pictures
+    def moment(self, names: Iterable[str]) -> Pictures:
+        """Draw now, all kinds: PyBullet can draw nothing but what stands now."""
+        return self.draw(names, ("rgb", "depth"))
+
+    def begin(self, moments: Sequence[Pictures], kinds: Iterable[str] = ("rgb",)) -> list[Callable[[], Pictures]]:
+        """Return what gives the pictures of each moment."""
+        wanted = tuple(kinds)
+        return [partial(_of_kinds, moment, wanted) for moment in moments]
 
     def _draw_one(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         camera = CAMERAS[name]

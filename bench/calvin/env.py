@@ -11,7 +11,7 @@ CALVIN's data sets.  What differs from the original (calvin_env ``envs/play_tabl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +42,11 @@ class Renderer(Protocol):
     def draw(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Mapping[str, np.ndarray]:
         """Return ``rgb_NAME`` -> uint8 (H, W, 3) and/or ``depth_NAME`` -> float32 (H, W) in metres."""
 
-    def start(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Callable[[], Mapping[str, np.ndarray]]:
-        """Begin to draw what stands now; what is returned waits for the pictures."""
+    def moment(self, names: Iterable[str]) -> Any:
+        """Return what is needed to draw the cameras as they stand now."""
+
+    def begin(self, moments: Sequence[Any], kinds: Iterable[str]) -> Sequence[Callable[[], Mapping[str, np.ndarray]]]:
+        """Begin to draw what stood at some moments; each of what is returned waits for one's pictures."""
 
     def close(self) -> None:
         """Give back what the renderer holds."""
@@ -159,11 +162,12 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
     def _observe(self, render_views: bool) -> tuple[Observation, dict[str, Any]]:
         """Return the observation and the info; a GPU draws while the numbers are read."""
         kinds = ("rgb", "depth") if self.depth else ("rgb",)
-        pictures = self._drawer().start(CAMERAS, kinds) if render_views else None
+        drawer = self._drawer() if render_views else None
+        begun = drawer.begin([drawer.moment(CAMERAS)], kinds) if drawer is not None else []
         robot_obs, scene_obs, info = self.world.observe()
         numbers = {"robot_obs": robot_obs, "scene_obs": scene_obs}
         observation: Observation = {}
-        if pictures is not None:
+        for pictures in begun:
             views = pictures()
             for kind in kinds:
                 observation[f"{kind}_obs"] = {name: view for name, view in views.items() if name.startswith(kind)}

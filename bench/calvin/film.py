@@ -1,13 +1,14 @@
 """The pictures of a motion, drawn while the simulator goes on.
 
-Whoever asks for a picture now waits until the GPU has drawn it, and longer where several processes share the GPU.  A
-recording needs its pictures only later: here each is begun at its moment and fetched at the next.  They are the
-pictures that ``CalvinEnv.views`` and ``depth_views`` give at the same moments.
+Whoever asks for a picture now waits until the GPU has drawn it, and longer where several processes share the GPU: they
+take turns.  A recording needs its pictures only later: here what stood where is noted at each moment, many moments are
+drawn in one turn, and their pictures are fetched when the next turn comes.  They are the pictures that
+``CalvinEnv.views`` and ``depth_views`` give at the same moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,14 +16,20 @@ from numpy.typing import NDArray
 
 from bench.calvin.camera import CAMERAS
 
+TURN = 16
+"""Moments that are drawn together; the pictures of as many are on their way from the GPU."""
+
 Pictures = Mapping[str, NDArray[Any]]
 
 
 class Starter(Protocol):
-    """A renderer that begins pictures and gives them later."""
+    """A renderer that draws moments and gives their pictures later."""
 
-    def start(self, names: Iterable[str], kinds: Iterable[str]) -> Callable[[], Pictures]:
-        """Begin to draw what stands now; what is returned waits for the pictures."""
+    def moment(self, names: Iterable[str]) -> Any:
+        """Return what is needed to draw the cameras as they stand now."""
+
+    def begin(self, moments: Sequence[Any], kinds: Iterable[str]) -> Sequence[Callable[[], Pictures]]:
+        """Begin to draw what stood at some moments; each of what is returned waits for one's pictures."""
 
 
 class Film:
@@ -37,20 +44,24 @@ class Film:
 
     def __init__(self, renderer: Starter, kinds: Iterable[str] = ("rgb",)) -> None:
         self._renderer, self._kinds = renderer, tuple(kinds)
-        self._begun: Callable[[], Pictures] | None = None
+        self._noted: list[Any] = []
+        self._begun: Sequence[Callable[[], Pictures]] = ()
         self._taken: list[Pictures] = []
 
     def shoot(self) -> None:
         """Take a picture of the world as it is now."""
-        self._fetch()
-        self._begun = self._renderer.start(CAMERAS, self._kinds)
+        self._noted.append(self._renderer.moment(CAMERAS))
+        if len(self._noted) == TURN:
+            self._turn()
 
     def develop(self) -> dict[str, NDArray[Any]]:
         """Return all pictures taken, in order: ``rgb_NAME`` uint8 (T, H, W, 3), ``depth_NAME`` float32 (T, H, W)."""
-        self._fetch()
+        self._turn()
+        self._turn()
         return {key: np.stack([one[key] for one in self._taken]) for key in self._taken[0]}
 
-    def _fetch(self) -> None:
-        if self._begun is not None:
-            self._taken.append(self._begun())
-            self._begun = None
+    def _turn(self) -> None:
+        """Fetch what was begun; begin what is noted."""
+        self._taken += [pictures() for pictures in self._begun]
+        self._begun = self._renderer.begin(self._noted, self._kinds) if self._noted else ()
+        self._noted = []

@@ -8,7 +8,9 @@ cameras' projections are flipped, nothing is turned over afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -33,10 +35,25 @@ def _stacked() -> dict[str, Rectangle]:
 RECTANGLES: Mapping[str, Rectangle] = MappingProxyType(_stacked())
 """Camera name -> its place in the framebuffer, one below the other."""
 
-_CHANNELS: Mapping[str, int] = {"rgb": 4, "depth": 1}
-_WHAT: Mapping[str, Mapping[str, Any]] = {"rgb": {}, "depth": {"attachment": -1, "dtype": "f4"}}
-
 SIZE = (max(camera.size for camera in CAMERAS.values()), sum(camera.size for camera in CAMERAS.values()))
+
+Pictures = dict[str, NDArray[Any]]
+"""``rgb_NAME`` -> uint8 (H, W, 3), ``depth_NAME`` -> float32 (H, W) metres along the camera's z, first row on top."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of picture is read: how many numbers of what type a pixel has, and moderngl's words for it."""
+
+    dtype: type[np.generic]
+    copied_channels: int
+    read_channels: int
+    words: Mapping[str, Any]
+
+
+_KINDS: Mapping[str, _Kind] = MappingProxyType(
+    {"rgb": _Kind(np.uint8, 4, 3, {}), "depth": _Kind(np.float32, 1, 1, {"attachment": -1, "dtype": "f4"})}
+)
 
 
 class Frame:
@@ -49,62 +66,65 @@ class Frame:
         self.depth.compare_func, self.depth.filter = "", (context.NEAREST, context.NEAREST)
         self.target = context.framebuffer([self.colour], self.depth)
         self._context = context
-        self._copies: dict[str, gpu_copy.GpuCopy] = {}
+        self._copies: dict[tuple[str, int], gpu_copy.GpuCopy] = {}
 
-    @property
-    def copied(self) -> bool:
-        """Whether the GPU copies pictures out; if so they are waited for and read without the context."""
-        return not gl.on_cpu() and gpu_copy.supported(self._context)
+    def take(self, names: Sequence[str], kinds: Iterable[str], place: int = 0) -> Callable[[], Pictures]:
+        """Take the named views, ``rgb`` and/or ``depth``, as they stand; what is returned needs no context.
 
-    def copy_out(self, names: Iterable[str], kinds: Iterable[str]) -> None:
-        """Let the GPU copy the named views, ``rgb`` and/or ``depth``, for :meth:`pixels` and :meth:`metres`."""
-        if not self.copied:
-            return
+        Args:
+            names: of the cameras.
+            kinds: of pictures.
+            place: among those on their way from the GPU; what was taken there before must have been fetched.
+        """
+        if gl.on_cpu() or not gpu_copy.supported(self._context):
+            pictures = {f"{kind}_{name}": self._read(kind, name) for kind in kinds for name in names}
+            return lambda: pictures
         around = _around(names)
-        for kind in kinds:
-            if kind not in self._copies:
-                self._copies[kind] = gpu_copy.GpuCopy(self._context, SIZE[0] * SIZE[1] * 4)
-            copy = self._copies[kind]
-            self.target.read_into(copy.buffer, viewport=around, components=_CHANNELS[kind], **_WHAT[kind])
-            copy.begun()
+        copies = {kind: self._copy(kind, around, place) for kind in kinds}
+        return partial(_fetch, names, around, copies)
 
-    def _read(self, name: str, dtype: type[np.generic], channels: int, kind: str) -> NDArray[Any]:
-        """Return a view (H, W, C) as it stands in the framebuffer."""
+    def _copy(self, kind: str, around: Rectangle, place: int) -> gpu_copy.GpuCopy:
+        """Let the GPU copy a rectangle."""
+        copy = self._copies.get((kind, place))
+        if copy is None:
+            copy = self._copies[kind, place] = gpu_copy.GpuCopy(self._context, SIZE[0] * SIZE[1] * 4)
+        how = _KINDS[kind]
+        self.target.read_into(copy.buffer, viewport=around, components=how.copied_channels, **how.words)
+        copy.begun()
+        return copy
+
+    def _read(self, kind: str, name: str) -> NDArray[Any]:
+        """Return a view as it stands in the framebuffer."""
         left, top, width, height = RECTANGLES[name]
-        view = np.empty((height, width, channels), dtype)
+        how = _KINDS[kind]
+        view = np.empty((height, width, how.read_channels), how.dtype)
         self.target.read_into(
-            view, viewport=(left, top, width, height), alignment=1, components=channels, **_WHAT[kind]
+            view, viewport=(left, top, width, height), alignment=1, components=how.read_channels, **how.words
         )
-        return view
-
-    def _wait(self, kind: str, around: Rectangle) -> NDArray[np.uint8]:
-        """Return the bytes (H, 4 W) of the views' rectangle."""
-        return self._copies[kind].wait()[: around[2] * around[3] * 4].reshape(around[3], -1)
-
-    def pixels(self, names: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
-        """Return camera name -> uint8 (H, W, 3), first row on top, as they were copied out."""
-        if not self.copied:
-            return {name: self._read(name, np.uint8, 3, "rgb") for name in names}
-        around = _around(names)
-        picture = self._wait("rgb", around).reshape(around[3], around[2], 4)
-        return {name: _opaque(_cut(picture, name, around)) for name in names}
-
-    def metres(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """Return camera name -> float32 (H, W) depth along the camera's z, first row on top, as copied out."""
-        if not self.copied:
-            depths = {name: self._read(name, np.float32, 1, "depth")[..., 0] for name in names}
-        else:
-            around = _around(names)
-            depth = self._wait("depth", around).view(np.float32)
-            depths = {name: _cut(depth, name, around) for name in names}
-        return {
-            name: CAMERAS[name].metres(depth.astype(np.float64)).astype(np.float32) for name, depth in depths.items()
-        }
+        return view if kind == "rgb" else _metres(view[..., 0], name)
 
     def release(self) -> None:
         """Give the GPU's memory back."""
         for item in (self.target, self.colour, self.depth, *self._copies.values()):
             item.release()
+
+
+def _fetch(names: Iterable[str], around: Rectangle, copies: Mapping[str, gpu_copy.GpuCopy]) -> Pictures:
+    """Wait for a rectangle's copies; return the views in it."""
+    pictures: Pictures = {}
+    for kind, copy in copies.items():
+        how = _KINDS[kind]
+        raw = copy.wait()[: around[2] * around[3] * 4].view(how.dtype)
+        whole = raw.reshape(around[3], around[2], how.copied_channels)
+        for name in names:
+            view = _cut(whole, name, around)
+            pictures[f"{kind}_{name}"] = _opaque(view) if kind == "rgb" else _metres(view[..., 0], name)
+    return pictures
+
+
+def _metres(depth: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Return the depth buffer's 0..1 as metres along the camera's z."""
+    return CAMERAS[name].metres(depth.astype(np.float64)).astype(np.float32)
 
 
 def _around(names: Iterable[str]) -> Rectangle:

@@ -9,7 +9,7 @@ piece.  A processor counts pixels: it keeps what stands still (``bench.calvin.ba
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from bench.calvin.backdrop import Backdrop
 from bench.calvin.bullet import pybullet
 from bench.calvin.camera import CAMERAS, Camera, gripper_view_matrix, static_view_matrix
 from bench.calvin.drawing import FAR, NEAR, OBJECT, SHADOW, Drawing, Run, programs
-from bench.calvin.frames import RECTANGLES, Frame
+from bench.calvin.frames import RECTANGLES, Frame, Pictures
 from bench.calvin.parts import LIGHTS, Part, PoseReader, collect_parts
 from bench.calvin.scene import SceneSpec
 from bench.calvin.shadow_map import ShadowMap
@@ -54,6 +54,21 @@ def _projection(camera: Camera) -> NDArray[np.float64]:
     projection = np.array(camera.projection_matrix()).reshape(4, 4).T
     projection[1] *= -1
     return projection
+
+
+@dataclass(frozen=True)
+class Moment:
+    """All that pictures depend on: what stood where when they were asked for.
+
+    Attributes:
+        clips: camera name -> (4, 4) ``clip_from_world``.
+        objects: rows of type ``OBJECT``.
+        world: (N, 4, 4) ``world_from_part``.
+    """
+
+    clips: Mapping[str, NDArray[np.float64]]
+    objects: NDArray[Any]
+    world: NDArray[np.float64]
 
 
 class GlRenderer:
@@ -128,7 +143,7 @@ class GlRenderer:
         self._carried_runs = self._drawing.runs(place for place in still if not self.parts[place[0]].fixed)
         self._held += [self._drawing, self._shadow_map, self._frame]
 
-    def draw(self, names: Iterable[str] = tuple(CAMERAS), kinds: Iterable[str] = ("rgb",)) -> dict[str, NDArray[Any]]:
+    def draw(self, names: Iterable[str] = tuple(CAMERAS), kinds: Iterable[str] = ("rgb",)) -> Pictures:
         """Draw the named cameras now.
 
         Args:
@@ -138,42 +153,40 @@ class GlRenderer:
         Returns:
             ``rgb_NAME`` -> uint8 (H, W, 3), ``depth_NAME`` -> float32 (H, W) metres along the camera's z.
         """
-        return self.start(names, kinds)()
+        return self.begin([self.moment(names)], kinds)[0]()
 
-    def start(
-        self, names: Iterable[str] = tuple(CAMERAS), kinds: Iterable[str] = ("rgb",)
-    ) -> Callable[[], dict[str, NDArray[Any]]]:
-        """Let the GPU draw the named cameras as they are now; what is returned waits for the pictures of :meth:`draw`.
-
-        Between the two the processor is free; they hold until this renderer draws again.
-        """
-        if self._context is None:
-            raise UserError("renderer gl: expected an open renderer, got a closed one; make a new environment")
-        names, kinds = tuple(names), tuple(kinds)
+    def moment(self, names: Iterable[str] = tuple(CAMERAS)) -> Moment:
+        """Return what the named cameras' pictures of now depend on, to be drawn at any time."""
+        self._require_open()
         clips = {name: self._clip_from_world(name) for name in names}
         world = self._read_scene()
+        return Moment(clips, self._objects.copy(), world)
+
+    def begin(self, moments: Sequence[Moment], kinds: Iterable[str] = ("rgb",)) -> list[Callable[[], Pictures]]:
+        """Let the GPU draw what stood at some moments, all in one go.
+
+        The processor is free meanwhile.  Several processes that share a GPU take turns: many moments cost one turn.
+
+        Returns:
+            for each moment what waits for its pictures, those of :meth:`draw`; they hold until this renderer draws
+            again.
+        """
+        self._require_open()
+        kinds = tuple(kinds)
         with gl.LOCK, self._context:  # leaving it hands all commands over
-            self._drawing.begin(self._objects)
-            if gl.on_cpu():
-                self._draw_on_backdrop(clips, world)
-            else:
-                self._draw_anew(clips, world)
-            self._frame.copy_out(names, kinds)
-        return partial(self._finish, names, kinds)
+            return [self._draw(moment, kinds, place) for place, moment in enumerate(moments)]
 
-    def _finish(self, names: tuple[str, ...], kinds: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        if self._frame.copied:
-            return self._read(names, kinds)
-        with gl.LOCK, self._context:
-            return self._read(names, kinds)
+    def _require_open(self) -> None:
+        if self._context is None:
+            raise UserError("renderer gl: expected an open renderer, got a closed one; make a new environment")
 
-    def _read(self, names: tuple[str, ...], kinds: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        pictures: dict[str, NDArray[Any]] = {}
-        if "rgb" in kinds:
-            pictures |= {f"rgb_{name}": view for name, view in self._frame.pixels(names).items()}
-        if "depth" in kinds:
-            pictures |= {f"depth_{name}": view for name, view in self._frame.metres(names).items()}
-        return pictures
+    def _draw(self, moment: Moment, kinds: tuple[str, ...], place: int) -> Callable[[], Pictures]:
+        self._drawing.begin(moment.objects)
+        if gl.on_cpu():
+            self._draw_on_backdrop(moment)
+        else:
+            self._draw_anew(moment)
+        return self._frame.take(tuple(moment.clips), kinds, place)
 
     def _clip_from_world(self, name: str) -> NDArray[np.float64]:
         if name == "static":
@@ -197,42 +210,43 @@ class GlRenderer:
         parts: NDArray[np.float64] = world[self._rows]
         return parts
 
-    def _draw_anew(self, clips: Mapping[str, NDArray[np.float64]], world: NDArray[np.float64]) -> None:
+    def _draw_anew(self, moment: Moment) -> None:
         """Draw everything, whatever was drawn before."""
         self._shadow_map.draw_all(lambda: self._drawing.cast(0, len(self.parts)))
         frame = self._frame.target
         frame.use()
         frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
-        for name, clip_from_world in clips.items():
+        for name, clip_from_world in moment.clips.items():
             frame.viewport = RECTANGLES[name]
             everything = name == backdrop.VIEW
-            runs = self._all_runs if everything else self._runs_in_sight(clip_from_world, world)
+            runs = self._all_runs if everything else self._runs_in_sight(clip_from_world, moment.world)
             self._drawing.draw(clip_from_world, runs)
 
-    def _draw_on_backdrop(self, clips: Mapping[str, NDArray[np.float64]], world: NDArray[np.float64]) -> None:
+    def _draw_on_backdrop(self, moment: Moment) -> None:
         """Draw the static view's moving parts over a picture of all others, kept for as long as those stand still."""
-        still = self._objects[self._still_row :].tobytes()
+        still = moment.objects[self._still_row :].tobytes()
         if still != self._still_state:
             self._still_state = still
             self._shadow_map.draw_still(lambda: self._drawing.cast(self._moving, len(self.parts)))
             self._backdrop_is_stale = True
         self._shadow_map.draw(lambda: self._drawing.cast(0, self._moving))
         frame = self._frame.target
-        if backdrop.VIEW in clips:
-            kept = self._still_background(clips[backdrop.VIEW])
+        if backdrop.VIEW in moment.clips:
+            kept = self._still_background(moment)
             kept.copy_to(self._frame)
         frame.use()
-        if backdrop.VIEW not in clips:
+        if backdrop.VIEW not in moment.clips:
             frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
-        for name, clip_from_world in clips.items():
+        for name, clip_from_world in moment.clips.items():
             frame.viewport = RECTANGLES[name]
             if name == backdrop.VIEW:
-                kept.shade(world[: self._moving])
+                kept.shade(moment.world[: self._moving])
                 self._drawing.draw(clip_from_world, self._moving_runs)
             else:
-                self._drawing.draw(clip_from_world, self._runs_in_sight(clip_from_world, world))
+                self._drawing.draw(clip_from_world, self._runs_in_sight(clip_from_world, moment.world))
 
-    def _still_background(self, clip_from_world: NDArray[np.float64]) -> Backdrop:
+    def _still_background(self, moment: Moment) -> Backdrop:
+        clip_from_world = moment.clips[backdrop.VIEW]
         if self._backdrop is None:
             casters = [part.levels[SHADOW] for part in self.parts[: self._moving]]
             relight = programs(self._context)["relight"]
@@ -240,7 +254,7 @@ class GlRenderer:
             self._held.append(self._backdrop)
         if self._backdrop_is_stale:
             self._backdrop.rebuild(
-                self._objects[self._fixed_rows].tobytes(),
+                moment.objects[self._fixed_rows].tobytes(),
                 lambda: self._drawing.draw(clip_from_world, self._fixed_runs),
                 lambda: self._drawing.draw(clip_from_world, self._carried_runs),
                 self._shadow_map.frame,

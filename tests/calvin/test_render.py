@@ -244,7 +244,7 @@ def test_drawing_everything_anew_gives_the_picture_that_a_kept_background_gives(
 
 def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monkeypatch):
     monkeypatch.setattr(gl, "on_cpu", lambda: False)
-    assert env._drawer()._frame.copied
+    assert gpu_copy.supported(env._drawer()._context)
     copied = [env._drawer().draw(names, ("rgb", "depth")) for names in (("static", "gripper"), ("gripper",))]
     monkeypatch.setattr(gpu_copy, "supported", lambda _: False)
     read = [env._drawer().draw(names, ("rgb", "depth")) for names in (("static", "gripper"), ("gripper",))]
@@ -261,7 +261,7 @@ def test_what_a_gpu_copied_is_read_while_others_draw(env, monkeypatch):
     alone = env.views()
     other = CalvinEnv("B", renderer="gl")
     other.reset(seed=5)
-    wait = env._drawer().start()
+    (wait,) = env._drawer().begin([env._drawer().moment()])
     with ThreadPoolExecutor(1) as thread:
         beside = thread.submit(other.views).result()
         again = thread.submit(wait).result()
