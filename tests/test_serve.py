@@ -17,14 +17,18 @@ from policies.api import Observation
 from policies.remote import TOKEN_VARIABLE
 from policies.simple import RandomPolicy
 
-SERVE = [sys.executable, "-c", "from bench.cli import main; main()", "serve", "--policy", "random", "--port", "0"]
+SERVE = [sys.executable, "-c", "from bench.cli import main; main()", "serve", "--port", "0"]
 VIEW = np.zeros((200, 200, 3), np.uint8)
 OBSERVATION = Observation({"anchor": VIEW, "wrist": VIEW}, "x")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serves_until_it_is_told_to_stop(number):
-    served = subprocess.Popen([*SERVE, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(
+    ("policy", "number"), [("random", signal.SIGINT), ("policies.simple:RandomPolicy", signal.SIGTERM)]
+)
+def test_serves_until_it_is_told_to_stop(policy, number):
+    served = subprocess.Popen(
+        [*SERVE, "--policy", policy, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         line = served.stderr.readline()
         assert "serving random at openpi://127.0.0.1:" in line
@@ -44,6 +48,8 @@ def test_serves_until_it_is_told_to_stop(number):
         (["--policy", "random", "--host", "0.0.0.0"], "give a token"),
         (["--policy", "random", "--token", "short"], "at least 16"),
         (["--policy", "nobody"], "no policy 'nobody'"),
+        (["--policy", "policies.simple:Nobody"], "no attribute 'Nobody'"),
+        (["--policy", "bench.rollout.sources:Expert"], "got a Expert, which remembers its subtask or reads"),
         (["--policy", "random", "--port", "99999"], "65535"),
     ],
 )

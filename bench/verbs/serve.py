@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from bench.errors import UserError
 from bench.verbs.common import Verbs, say, whole
+
+if TYPE_CHECKING:
+    from policies.api import Policy
 
 
 def _serve(args: argparse.Namespace) -> Mapping[str, Any]:
     from policies.conventions import METRIC_ACTIONS, Converted
-    from policies.registry import load_policy
     from policies.remote import TOKEN_VARIABLE
     from policies.server import ServerOptions, serve_until_stopped
 
@@ -27,7 +31,7 @@ def _serve(args: argparse.Namespace) -> Mapping[str, Any]:
     )
     from bench.jobs import device
 
-    policy = load_policy(args.policy, device=args.device or device())
+    policy = _policy(args.policy, args.device or device())
     if args.metric:
         policy = Converted(policy, METRIC_ACTIONS)
 
@@ -37,6 +41,23 @@ def _serve(args: argparse.Namespace) -> Mapping[str, Any]:
 
     statistics = serve_until_stopped(policy, options, ready)
     return {"policy": policy.spec.name, "protocol": args.protocol, **statistics}
+
+
+def _policy(name: str, device: str) -> Policy:
+    """Return the policy to be served: by name, folder or address, or one's own as ``module:callable``."""
+    from bench.rollout.sources import PolicySource
+    from policies.api import Policy
+    from policies.registry import load_policy
+
+    if ":" not in name or "://" in name or Path(name).is_dir():
+        return load_policy(name, device=device)
+    built = PolicySource(name).load()
+    if not isinstance(built, Policy):
+        raise UserError(
+            f"policy {name!r}: expected act(batch, seeds) to serve, got a {type(built).__name__}, which "
+            "remembers its subtask or reads the simulator; roll it out instead"
+        )
+    return built
 
 
 def _name(text: str) -> tuple[str, str]:
@@ -49,8 +70,9 @@ def _name(text: str) -> tuple[str, str]:
 def add(verbs: Verbs) -> None:
     """Add this file's verbs."""
     serve = verbs.add("serve", _serve, "serve a policy to clients that speak openpi's or vla-eval's protocol",
-                      "serve --policy results/policies/real_0 --protocol openpi --port 8000")  # fmt: skip
-    serve.add_argument("--policy", required=True, metavar="NAME|DIR", help="a name (random, …) or a checkpoint folder")
+                      "serve --policy policies/real-0 --protocol openpi --port 8000")  # fmt: skip
+    serve.add_argument("--policy", required=True, metavar="NAME|DIR", help="a name (random, …), a checkpoint folder, "
+                       "an address, or module:callable")  # fmt: skip
     serve.add_argument("--protocol", choices=("openpi", "vla-eval"), default="openpi")
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="interface; not loopback: needs a token")
     serve.add_argument("--port", type=whole, default=8000, metavar="N", help="0: any free one")
