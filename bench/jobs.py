@@ -120,10 +120,10 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     """Train one arm's policy on one seed; a finished one is read, an interrupted one continued.
 
     Returns:
-        ``samples``, ``wrist`` (episodes by source), ``seconds``, and of the validation split, seen as the arm is shown
-        the world at test: ``validation`` and ``wrist_shuffled``, the same with each frame's wrist view taken from
-        another (None where the arm is shown none, or a generated one: that needs the world model).  ``before``: of the
-        video predictor of a ``vpp``, which is trained before the policy.
+        ``samples``, ``demonstrations``, ``wrist`` (episodes by source), ``seconds``, and of the validation split, seen
+        as the arm is shown the world at test: ``validation`` and ``wrist_shuffled``, the same with each frame's wrist
+        view taken from another (None where the arm is shown none, or a generated one: that needs the world model).
+        ``before``: of the video predictor of a ``vpp``, which is trained before the policy.
     """
     from policies.train import train_policy
 
@@ -140,6 +140,7 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     )  # fmt: skip
     outcome = {
         "samples": arrays.samples,
+        "demonstrations": len(arrays.windows),
         "wrist": job.plan.counts(),
         "seconds": round(time.monotonic() - started, 2),
         "validation": policy.training.get("validation"),

@@ -16,6 +16,7 @@ from bench.arms import WristPlan
 from bench.calvin.tasks import FAMILY
 from bench.doctor import package_versions
 from bench.metrics.closure import gap_closure
+from bench.metrics.gap import gap
 from bench.metrics.success import summarise
 from bench.rollout.chain import ChainResult
 
@@ -115,14 +116,17 @@ def build_record(
         timings: stage to seconds.
 
     Returns:
-        ``arms`` (name → average_length, interval, chain_success, chains, seeds, offline, …), ``gap_closure`` (arm →
-        {value, interval, reason, …}), ``bounds``, ``video``, ``weights``, ``fingerprint``, ``timings``, ``suite``.
+        ``arms`` (name → average_length, interval, chain_success, chains, seeds, offline, …), ``gap`` (see
+        :func:`bench.metrics.gap.gap`), ``gap_closure`` (arm → {value, interval, reason, …}), ``bounds``, ``video``,
+        ``weights``, ``fingerprint``, ``timings``, ``suite``.
     """
     arms = {}
     for arm, plan in plans.items():
         entry = arm_entry(rows[arm], chains * len(seeds), seeds)
         told = {"says": plan.arm.says, "train_wrist": plan.counts(), "test_wrist": plan.arm.test}
-        arms[arm] = {**entry, **told, "offline": offline_entry(trained.get(arm, ()))}
+        outcomes = trained.get(arm, ())
+        known = {"demonstrations": outcomes[0].get("demonstrations") if outcomes else None}
+        arms[arm] = {**entry, **told, **known, "offline": offline_entry(outcomes)}
     closures = {
         arm: gap_closure(rows.get("anchor"), rows[arm], rows.get("real")).to_json()
         for arm in plans
@@ -133,6 +137,7 @@ def build_record(
         "name": name,
         "arms": arms,
         "bounds": {bound: arm_entry(rows[bound], chains, seeds[:1]) for bound in bounds},
+        "gap": gap(rows.get("anchor", ()), rows.get("real", ()), FAMILY),
         "gap_closure": closures,
         "video": dict(video),
         "weights": dict(weights),

@@ -6,44 +6,25 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.calvin import CalvinWriter
-from bench.data.episode import Window
 from bench.errors import UserError
 from bench.policy_training import TrainOptions, train_policies
 from bench.suite import PolicyPart
 from policies.api import PolicyError
 
 FRAMES = 8
+"""Of each episode of the data set."""
+
 TINY = PolicyPart(kind="flow", scale="tiny", steps=2, batch=2)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("policy_training")
-    rng = np.random.default_rng(0)
-    for split, episodes in (("training", 5), ("validation", 2)):
-        writer = CalvinWriter(root, split, first_frame=0 if split == "training" else 1000)
-        for episode in range(episodes):
-            frames = {
-                "robot_obs": np.concatenate([rng.normal(size=(FRAMES, 14)), np.ones((FRAMES, 1))], axis=1),
-                "scene_obs": rng.normal(size=(FRAMES, 24)),
-                "rgb_static": rng.integers(0, 256, (FRAMES, 200, 200, 3), np.uint8),
-                "rgb_gripper": rng.integers(0, 256, (FRAMES, 84, 84, 3), np.uint8),
-                "executed_actions": np.full((FRAMES, 7), 0.5),
-            }
-            writer.add_episode(frames, [Window(0, FRAMES - 1, "open_drawer", "open it")], name=f"{split}-{episode}")
-        writer.finish()
-    return root
-
-
-def test_every_arm_is_trained_scored_and_kept(dataset: Path, tmp_path: Path) -> None:
+def test_every_arm_is_trained_scored_and_kept(noise_dataset: Path, tmp_path: Path) -> None:
     options = TrainOptions(arms=("anchor", "paired"), paired_share=0.4, policy=TINY, workers=0, progress=False)
-    result = train_policies(dataset, tmp_path, options)
+    result = train_policies(noise_dataset, tmp_path, options)
     anchor, paired = (result["policies"][name] for name in ("anchor-0", "paired-0"))
+    assert anchor["demonstrations"] == 5
     assert anchor["wrist"] == {"real": 0, "generated": 0, "absent": 5}
     assert paired["wrist"] == {"real": 2, "generated": 0, "absent": 3}
     assert anchor["wrist_shuffled"] is None, "an arm without a wrist view has none to shuffle"
@@ -52,39 +33,43 @@ def test_every_arm_is_trained_scored_and_kept(dataset: Path, tmp_path: Path) -> 
     assert {path.name for path in tmp_path.iterdir()} >= {"anchor-0", "paired-0", "training.json"}
     assert Image.open(tmp_path / "loss.png").size[0] > 500
     weights = (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns
-    train_policies(dataset, tmp_path, options)
+    train_policies(noise_dataset, tmp_path, options)
     assert (tmp_path / "anchor-0" / "model.safetensors").stat().st_mtime_ns == weights
 
 
-def test_a_training_ends_with_its_time_and_says_how_it_was_launched(dataset: Path, tmp_path: Path) -> None:
+def test_a_training_ends_with_its_time_and_says_how_it_was_launched(noise_dataset: Path, tmp_path: Path) -> None:
     long = TINY.model_copy(update={"steps": 1_000_000})
     options = TrainOptions(arms=("real",), policy=long, workers=0, progress=False, time_limit_s=0.3, launch="eager")
-    train_policies(dataset, tmp_path, options)
+    train_policies(noise_dataset, tmp_path, options)
     training = json.loads((tmp_path / "real-0" / "config.json").read_text())["training"]
     assert 1 <= training["steps_done"] < 1_000_000
     assert training["launch"] == "eager"
 
 
-def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(dataset: Path, tmp_path: Path) -> None:
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(
+    noise_dataset: Path, tmp_path: Path
+) -> None:
     if find_spec("trackio") is not None:
         pytest.skip("trackio is installed here")
     with pytest.raises(PolicyError, match=r"pip install 'wristworld-bench\[trackio\]'"):
-        train_policies(dataset, tmp_path / "none", TrainOptions(policy=TINY, workers=0, progress=False, log="trackio"))
+        train_policies(
+            noise_dataset, tmp_path / "none", TrainOptions(policy=TINY, workers=0, progress=False, log="trackio")
+        )
     assert not (tmp_path / "none").exists()
 
 
-def test_a_learning_curve_s_smaller_sets_are_trained_on_fewer_windows(dataset: Path, tmp_path: Path) -> None:
+def test_a_learning_curve_s_smaller_sets_are_trained_on_fewer_windows(noise_dataset: Path, tmp_path: Path) -> None:
     samples = {}
     for count in (2, 4, None):
         fewer = TINY.model_copy(update={"demonstrations": count})
         options = TrainOptions(arms=("real",), policy=fewer, workers=0, progress=False)
-        trained = train_policies(dataset, tmp_path / str(count), options)["policies"]["real-0"]
+        trained = train_policies(noise_dataset, tmp_path / str(count), options)["policies"]["real-0"]
         samples[count] = (trained["samples"], trained["wrist"]["real"])
         assert trained["validation"]["samples"] == 2 * (FRAMES - 1), "scored on the same frames"
     assert samples == {2: (2 * (FRAMES - 1), 2), 4: (4 * (FRAMES - 1), 4), None: (5 * (FRAMES - 1), 5)}
     with pytest.raises(UserError, match="expected 1 to 5"):
         many = TrainOptions(arms=("real",), policy=PolicyPart(demonstrations=6), workers=0, progress=False)
-        train_policies(dataset, tmp_path / "many", many)
+        train_policies(noise_dataset, tmp_path / "many", many)
 
 
 @pytest.mark.parametrize(

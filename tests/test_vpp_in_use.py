@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from bench.data.calvin import CalvinWriter
-from bench.data.episode import Window
 from bench.errors import UserError
 from bench.perf.policy import PolicyPerf, measure, parse_changes
 from bench.policy_training import TrainOptions, policy_config, train_policies
@@ -16,31 +13,12 @@ from bench.suite import PolicyPart
 from policies.api import PolicyError
 from policies.registry import load_policy
 
-FRAMES = 8
 TINY = PolicyPart(kind="vpp", scale="tiny", steps=2, batch=2, video_steps=2)
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for split, episodes in (("training", 4), ("validation", 1)):
-        writer = CalvinWriter(tmp_path / "data", split, first_frame=0 if split == "training" else 1000)
-        for episode in range(episodes):
-            frames = {
-                "robot_obs": np.concatenate([rng.normal(size=(FRAMES, 14)), np.ones((FRAMES, 1))], axis=1),
-                "scene_obs": rng.normal(size=(FRAMES, 24)),
-                "rgb_static": rng.integers(0, 256, (FRAMES, 200, 200, 3), np.uint8),
-                "rgb_gripper": rng.integers(0, 256, (FRAMES, 84, 84, 3), np.uint8),
-                "executed_actions": np.full((FRAMES, 7), 0.5),
-            }
-            writer.add_episode(frames, [Window(0, FRAMES - 1, "open_drawer", "open it")], name=f"{split}-{episode}")
-        writer.finish()
-    return tmp_path / "data"
-
-
-def test_arms_are_trained_with_a_predictor_each(dataset: Path, tmp_path: Path) -> None:
+def test_arms_are_trained_with_a_predictor_each(noise_dataset: Path, tmp_path: Path) -> None:
     options = TrainOptions(arms=("anchor", "paired"), paired_share=0.5, policy=TINY, workers=0, progress=False)
-    trained = train_policies(dataset, tmp_path / "out", options)["policies"]
+    trained = train_policies(noise_dataset, tmp_path / "out", options)["policies"]
     for name in ("anchor-0", "paired-0"):
         before = trained[name]["before"]
         assert before["steps_done"] == 2

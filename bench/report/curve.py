@@ -17,6 +17,8 @@ from bench.report import plots, tables
 DEMONSTRATIONS = "policy.demonstrations"
 LOG_FROM = 5
 """A field whose largest value is this many times its smallest is drawn on a logarithmic axis."""
+STEP = 0.012
+"""Distance of two arms' points, as a share of the axis."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def value_of(record: Mapping[str, Any], field: str) -> Any:
             raise UserError(f"curve: the suite of record {record.get('name')!r} has no field {field!r}")
         place = place.get(name)
     if place is None and field == DEMONSTRATIONS:
-        return sum(next(iter(record["arms"].values()))["train_wrist"].values())
+        arm = next(iter(record["arms"].values()))
+        return arm.get("demonstrations") or sum(arm["train_wrist"].values())
     return place
 
 
@@ -87,18 +90,21 @@ def rows(records: Sequence[Mapping[str, Any]], field: str) -> tuple[tuple[str, .
     return columns, lines
 
 
-def gap_rows(records: Sequence[Mapping[str, Any]], field: str) -> list[tuple[str, str]]:
-    """Return (value, ``real`` − ``anchor``) of each record that has both arms."""
+def gap_rows(records: Sequence[Mapping[str, Any]], field: str) -> list[tuple[str, str, str]]:
+    """Return (value, ``real`` − ``anchor``, its interval) of each record that has both arms."""
     shown = []
     for point in points(records, field):
         anchor, real = (point.record["arms"].get(name, {}).get("average_length") for name in ("anchor", "real"))
         if point.arm == "real" and anchor is not None and real is not None:
-            shown.append((str(point.value), f"{real - anchor:+.2f}"))
+            gap = point.record.get("gap") or {"value": real - anchor, "interval": None}
+            shown.append((str(point.value), tables.signed(gap["value"]), tables.signed_interval(gap["interval"])))
     return shown
 
 
 def draw(records: Sequence[Mapping[str, Any]], field: str, path: Path) -> None:
-    """Draw average length with its 95 % interval against the field, a line for each arm.
+    """Draw average length with its 95 % interval against the field, and the error on held-out demonstrations.
+
+    A line for each arm; where no policy was scored on held-out demonstrations there is one panel only.
 
     Args:
         records: the records.
@@ -114,24 +120,56 @@ def draw(records: Sequence[Mapping[str, Any]], field: str, path: Path) -> None:
     values = list(dict.fromkeys(point.value for point in found))
     numbers = all(_is_number(value) for value in values)
     at = {str(value): float(value) if numbers else float(place) for place, value in enumerate(values)}
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
-    for arm in dict.fromkeys(point.arm for point in found):
-        line = [point for point in found if point.arm == arm and point.entry["average_length"] is not None]
-        if not line:
-            continue
-        x, y = [at[str(point.value)] for point in line], [point.entry["average_length"] for point in line]
-        bounds = [point.entry["interval"] or (length, length) for point, length in zip(line, y, strict=True)]
-        spread = [[max(0.0, one - low), max(0.0, high - one)] for one, (low, high) in zip(y, bounds, strict=True)]
-        axes.errorbar(x, y, [list(side) for side in zip(*spread, strict=True)], fmt="o-", capsize=4, linewidth=1.4,
-                      color=plots.COLOURS.get(arm, plots.OTHER), label=arm)  # fmt: skip
-    if numbers and min(at.values()) > 0 and max(at.values()) >= LOG_FROM * min(at.values()):
-        axes.set_xscale("log")
-    axes.set_xticks(list(at.values()), list(at))
-    axes.minorticks_off()
-    axes.set_xlabel(field.rpartition(".")[2].replace("_", " "))
-    axes.set_ylabel("average length (0 … 5), 95 % interval")
-    axes.set_ylim(0, max(0.5, 1.05 * axes.get_ylim()[1]))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    logarithmic = numbers and min(at.values()) > 0 and max(at.values()) >= LOG_FROM * min(at.values())
+    scored = any(point.entry.get("offline") for point in found)
+    figure, panels = pyplot.subplots(1, 1 + scored, figsize=(9.5 if scored else 6.4, 3.8), layout="constrained",
+                                     squeeze=False)  # fmt: skip
+    arms = list(dict.fromkeys(point.arm for point in found))
+    for number, arm in enumerate(arms):
+        line = [point for point in found if point.arm == arm]
+        beside = _beside(at, logarithmic, number - (len(arms) - 1) / 2)
+        colour = plots.COLOURS.get(arm, plots.OTHER)
+        _lengths(panels[0, 0], line, beside, colour)
+        if scored:
+            _errors(panels[0, 1], line, beside, colour)
+    for axes in panels[0]:
+        if logarithmic:
+            axes.set_xscale("log")
+        axes.set_xticks(list(at.values()), list(at))
+        axes.minorticks_off()
+        axes.set_xlabel(field.rpartition(".")[2].replace("_", " "))
+        axes.set_ylim(0, max(0.5 if axes is panels[0, 0] else 0.0, 1.05 * axes.get_ylim()[1]))
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("average length (0 … 5), 95 % interval")
+    panels[0, -1].set_ylabel("action error, held out (1 = 2 cm, 0.05 rad)" if scored else panels[0, 0].get_ylabel())
+    handles = [pyplot.Line2D([], [], color=plots.COLOURS.get(arm, plots.OTHER), marker="o") for arm in arms]
+    figure.legend(handles, arms, loc="outside upper right", frameon=False, ncols=len(arms))
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _beside(at: Mapping[str, float], logarithmic: bool, steps: float) -> dict[str, float]:
+    """Return the places moved a little to the side, so that one arm's interval does not hide another's."""
+    low, high = min(at.values()), max(at.values())
+    if logarithmic:
+        return {name: x * (high / low) ** (STEP * steps) for name, x in at.items()}
+    return {name: x + (high - low or 1.0) * STEP * steps for name, x in at.items()}
+
+
+def _lengths(axes: Any, line: Sequence[Point], at: Mapping[str, float], colour: str) -> None:
+    line = [point for point in line if point.entry["average_length"] is not None]
+    x, y = [at[str(point.value)] for point in line], [point.entry["average_length"] for point in line]
+    bounds = [point.entry["interval"] or (length, length) for point, length in zip(line, y, strict=True)]
+    low = [max(0.0, one - least) for one, (least, _) in zip(y, bounds, strict=True)]
+    high = [max(0.0, most - one) for one, (_, most) in zip(y, bounds, strict=True)]
+    axes.errorbar(x, y, [low, high], fmt="o-", capsize=4, linewidth=1.4, color=colour)
+
+
+def _errors(axes: Any, line: Sequence[Point], at: Mapping[str, float], colour: str) -> None:
+    """Draw the mean over seeds, and a small point for each where there are several."""
+    line = [point for point in line if point.entry.get("offline")]
+    x, each = [at[str(point.value)] for point in line], [point.entry["offline"]["action_error"] for point in line]
+    axes.plot(x, [sum(errors) / len(errors) for errors in each], "o-", linewidth=1.4, color=colour)
+    for place, errors in zip(x, each, strict=True):
+        if len(errors) > 1:
+            axes.plot([place] * len(errors), errors, ".", markersize=4, color="black", zorder=3)

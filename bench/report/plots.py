@@ -11,10 +11,12 @@ from bench.training_bars import HISTORY
 
 COLOURS = {"anchor": "#8c8c8c", "paired": "#c9a227", "generated": "#2a6fbb", "real": "#3a7d44"}
 OTHER = "#7a5ea8"
+BOUNDS = {"expert": "--", "random": ":"}
+"""Line styles of what stands beside the arms and is none."""
 
 
 def families(record: Mapping[str, Any], path: Path) -> None:
-    """Draw the success of each family of subtasks by arm: where a wrist view matters and where it should not.
+    """Draw the success of each family of subtasks by arm, the bounds as lines: where a wrist view matters.
 
     Args:
         record: the run's record; an arm's ``families`` may be absent.
@@ -26,25 +28,38 @@ def families(record: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     arms = {name: arm.get("families") or {} for name, arm in record["arms"].items()}
+    bounds = {name: bound.get("families") or {} for name, bound in record.get("bounds", {}).items()}
     names = sorted({name for scores in arms.values() for name in scores})
-    figure, axes = pyplot.subplots(figsize=(9.5, 3.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9.5, 3.6), layout="constrained")
     width = 0.8 / max(1, len(arms))
     for number, (arm, scores) in enumerate(arms.items()):
         for position, family in enumerate(names):
-            score = scores.get(family)
+            score, middle = scores.get(family), position + (number - (len(arms) - 1) / 2) * width
             if score is None or score["rate"] is None:
+                axes.annotate("not tried", (middle, 2), rotation=90, fontsize=6, color="#777777", ha="center")
                 continue
-            rate, bounds = 100 * score["rate"], [100 * bound for bound in score["interval"]]
-            axes.bar(position + (number - (len(arms) - 1) / 2) * width, rate, width, color=COLOURS.get(arm, OTHER),
-                     yerr=[[max(0.0, rate - bounds[0])], [max(0.0, bounds[1] - rate)]],
-                     error_kw={"linewidth": 0.8}, label=arm if position == 0 else None)  # fmt: skip
+            rate, interval = 100 * score["rate"], [100 * bound for bound in score["interval"]]
+            axes.bar(middle, rate, width, color=COLOURS.get(arm, OTHER),
+                     yerr=[[max(0.0, rate - interval[0])], [max(0.0, interval[1] - rate)]],
+                     error_kw={"linewidth": 0.8})  # fmt: skip
+    for bound, scores in bounds.items():
+        for position, family in enumerate(names):
+            if scores.get(family) and scores[family]["rate"] is not None:
+                axes.hlines(100 * scores[family]["rate"], position - 0.45, position + 0.45, "black",
+                            BOUNDS.get(bound, "-."), linewidth=1.0)  # fmt: skip
     axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
     axes.set_ylabel("attempts that succeeded (%)")
     axes.set_ylim(0, 103)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend([pyplot.Rectangle((0, 0), 1, 1, color=COLOURS.get(arm, OTHER)) for arm in arms], list(arms),
-                frameon=False, ncols=len(arms), fontsize=8)  # fmt: skip
-    axes.set_title(f"{record['name']}: subtasks by family, 95 % interval", fontsize=9)
+    shown = {arm: pyplot.Rectangle((0, 0), 1, 1, color=COLOURS.get(arm, OTHER)) for arm in arms}
+    shown |= {
+        bound: pyplot.Line2D([], [], color="black", linestyle=BOUNDS.get(bound, "-."), linewidth=1.0)
+        for bound, scores in bounds.items()
+        if scores
+    }
+    figure.legend(list(shown.values()), list(shown), loc="outside upper right", frameon=False, ncols=len(shown),
+                  fontsize=8)  # fmt: skip
+    axes.set_title(f"{record['name']}: subtasks by family, 95 % interval", fontsize=9, loc="left")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
@@ -59,7 +74,7 @@ def training(folders: Mapping[str, Path], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(7.0, 3.8), layout="constrained")
     drawn: set[str] = set()
@@ -74,6 +89,9 @@ def training(folders: Mapping[str, Path], path: Path) -> None:
             axes.plot(steps, losses, style, color=COLOURS.get(arm, OTHER), linewidth=0.9, markersize=4, label=label)
         drawn.add(arm)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_xlabel("training step")
     axes.set_ylabel("loss (points: held-out demonstrations)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -83,7 +101,7 @@ def training(folders: Mapping[str, Path], path: Path) -> None:
 
 
 def average_length(record: Mapping[str, Any], path: Path) -> None:
-    """Draw average length with its interval for each arm, and the share of chains that reached each subtask.
+    """Draw average length with its interval for each arm, and the share of chains of arms and bounds that got how far.
 
     Args:
         record: the run's record.
@@ -106,16 +124,26 @@ def average_length(record: Mapping[str, Any], path: Path) -> None:
                           color="black", capsize=4, linewidth=1.2)  # fmt: skip
         if all(share is not None for share in arm["chain_success"]):
             right.plot(range(1, 6), [100 * share for share in arm["chain_success"]], "o-", color=colour, label=name)
+    bounds_are = []
+    for name, bound in record.get("bounds", {}).items():
+        if bound["average_length"] is None:
+            continue
+        bounds_are.append(f"{name} {bound['average_length']:.2f}")
+        shares = [100 * share for share in bound["chain_success"]]
+        right.plot(range(1, 6), shares, BOUNDS.get(name, "-."), color="black", linewidth=1.0, label=name)
     left.set_xticks(range(len(arms)), list(arms))
     left.set_ylim(0, max(0.5, 1.05 * left.get_ylim()[1]))
     left.set_ylabel("average length (0 … 5)")
-    left.set_title("95 % interval over chains and seeds", fontsize=9)
+    said = f"; {', '.join(bounds_are)}" if bounds_are else ""
+    left.set_title(f"95 % interval over chains and seeds{said}", fontsize=9)
     right.set_xticks(range(1, 6), [f"{i}/5" for i in range(1, 6)])
     right.set_ylabel("chains that got this far (%)")
     right.set_ylim(-3, 103)
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{record['name']}: {next(iter(arms.values()))['chains']} chains", fontsize=10)
+    first = next(iter(arms.values()))
+    seeds = f" × {len(first['seeds'])} seeds" if len(first["seeds"]) > 1 else ""
+    figure.suptitle(f"{record['name']}: {first['chains']} chains{seeds}", fontsize=10)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -47,7 +47,7 @@ def write_curve(
         f"# {last.record['name']}: average length by {field}",
         "![Average length with its interval, a line for each arm](figures/curve.png)",
         tables.markdown(columns, rows),
-        tables.markdown((columns[0], "real − anchor"), gaps) if gaps else "",
+        tables.markdown((columns[0], "real − anchor", "95 % interval"), gaps) if gaps else "",
         f"## Subtasks at {field} = {last.value}\n\n{SUBTASKS}" if by_task[1] else "",
         tables.markdown(*by_task) if by_task[1] else "",
         *_speeds(measured),

@@ -11,6 +11,7 @@ from typing import Any
 from bench.report.published import PUBLISHED
 
 MISSING = "—"
+GAP_COLUMN = "real − anchor (points, 95 %)"
 ARM_COLUMNS = ("arm", "average length", "95 % interval", "1/5", "2/5", "3/5", "4/5", "5/5", "chains × seeds")
 
 
@@ -27,6 +28,16 @@ def interval(bounds: Sequence[float] | None, percent: bool = False) -> str:
         return MISSING
     low, high = bounds
     return f"{100 * low:.1f} … {100 * high:.1f} %" if percent else f"{low:.2f} … {high:.2f}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a difference as text, with its sign."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no minus before a rounded 0
+
+
+def signed_interval(bounds: Sequence[float] | None, scale: float = 1.0, digits: int = 2) -> str:
+    """Return the interval of a difference as text, or an em dash."""
+    return MISSING if bounds is None else " … ".join(signed(scale * bound, digits) for bound in bounds)
 
 
 def arm_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -50,8 +61,13 @@ def missing_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def closure_lines(record: Mapping[str, Any]) -> list[str]:
-    """Return one sentence for each arm whose gap closure was asked for: its value, or why there is none."""
+    """Return a sentence on the gap, and one on each arm that may close it: how much it does, or why none is said."""
     lines = []
+    gap = record.get("gap")
+    if gap:
+        size = f"{gap['chains']} chains, {gap['seeds']} seed{'s' if gap['seeds'] != 1 else ''}"
+        bounds = signed_interval(gap["interval"])
+        lines.append(f"Gap `real` − `anchor`: {signed(gap['value'])} subtasks (95 % interval {bounds}; {size}).")
     for name, closure in record["gap_closure"].items():
         if closure["value"] is None:
             lines.append(f"Gap closure of `{name}`: not printed, {closure['reason']}.")
@@ -62,7 +78,7 @@ def closure_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def subtask_table(record: Mapping[str, Any], key: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return columns and rows of the success of subtasks that were attempted, by arm.
+    """Return columns and rows of the success of subtasks that were attempted, by arm and bound, and the gap's.
 
     An arm attempts a subtask only where it solved those before it in the chain, so arms attempt different numbers: each
     cell says of how many.
@@ -72,9 +88,22 @@ def subtask_table(record: Mapping[str, Any], key: str) -> tuple[tuple[str, ...],
         key: ``"families"`` or ``"tasks"``.
     """
     arms = {name: arm.get(key) or {} for name, arm in record["arms"].items()}
+    bounds = {name: bound[key] for name, bound in record.get("bounds", {}).items() if bound.get(key)}
     names = sorted({name for scores in arms.values() for name in scores})
-    rows = [(name, *(_share(scores.get(name)) for scores in arms.values())) for name in names]
-    return (key.removesuffix("s").replace("familie", "family"), *arms), rows
+    columns: tuple[str, ...] = (key.removesuffix("s").replace("familie", "family"), *arms, *bounds)
+    rows = [(name, *(_share(scores.get(name)) for scores in (*arms.values(), *bounds.values()))) for name in names]
+    gap = record.get("gap")
+    if gap:
+        columns = (*columns, GAP_COLUMN)
+        rows = [(*row, _points(gap[key].get(row[0]))) for row in rows]
+    return columns, rows
+
+
+def _points(difference: Mapping[str, Any] | None) -> str:
+    """Return a difference of shares in percentage points, with its interval where there is one."""
+    if difference is None or difference["value"] is None:
+        return MISSING
+    return f"{signed(100 * difference['value'], 0)} ({signed_interval(difference['interval'], 100, 0)})"
 
 
 def _share(score: Mapping[str, Any] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,28 @@ from bench.report.tables import MISSING
 FIELD = "policy.demonstrations"
 
 
-def arm(length: float | None, trained: int) -> dict[str, Any]:
-    share = None if length is None else length / 5
-    return {
-        "average_length": length,
-        "interval": None if length is None else [length - 0.1, length + 0.2],
-        "chain_success": [share] * 5,
-        "chains": 16,
-        "seeds": [0, 1],
-        "train_wrist": {"real": trained, "generated": 0, "absent": 0},
-        "tasks": {"open_drawer": {"attempts": 4, "successes": 1, "rate": 0.25, "interval": [0.1, 0.6]}},
-        "offline": {"action_error": [0.2, 0.2], "action_error_shuffled": [0.3, 0.3], "gripper_accuracy": [1.0, 1.0],
-                    "samples": 4},
-    }  # fmt: skip
+def record(arm: Callable[..., dict[str, Any]], demonstrations: int | None, *lengths: float | None) -> dict[str, Any]:
+    arms = {}
+    for name, length in zip(("anchor", "real"), lengths, strict=True):
+        arms[name] = arm(
+            length,
+            interval=None if length is None else [length - 0.1, length + 0.2],
+            seeds=[0, 1],
+            demonstrations=demonstrations or 10_000,
+            train_wrist={"real": 7, "generated": 0, "absent": 0},
+            tasks={"open_drawer": {"attempts": 4, "successes": 1, "rate": 0.25, "interval": [0.1, 0.6]}},
+            offline={"action_error": [0.2, 0.2], "action_error_shuffled": [0.3, 0.3], "gripper_accuracy": [1.0, 1.0],
+                     "samples": 4},
+        )  # fmt: skip
+    suite = {"policy": {"demonstrations": demonstrations, "scale": "tiny"}, "data": {"episodes": 10_000}}
+    return {"name": "gap", "arms": arms, "suite": suite}
 
 
-def record(demonstrations: int | None, anchor: float | None, real: float | None) -> dict[str, Any]:
-    trained = demonstrations or 10_000
-    return {
-        "name": "gap",
-        "arms": {"anchor": arm(anchor, trained), "real": arm(real, trained)},
-        "suite": {"policy": {"demonstrations": demonstrations, "scale": "tiny"}, "data": {"episodes": 10_000}},
-    }
+@pytest.fixture
+def records(arm: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record(arm, None, 2.0, 3.5), record(arm, 1000, 0.5, 0.4), record(arm, 3000, None, 1.25)]
 
 
-RECORDS = [record(None, 2.0, 3.5), record(1000, 0.5, 0.4), record(3000, None, 1.25)]
 MEASURED = [
     {"scale": "small", "device": "NVIDIA H200", "threads": 1, "changes": {}, "batch": 512, "parallel": 3,
      "launch": "graph", "samples_per_s": 41234.5, "gflop_per_sample": 2.086,
@@ -52,8 +50,8 @@ MEASURED = [
 ]  # fmt: skip
 
 
-def test_there_is_a_row_for_each_arm_and_value_in_order():
-    columns, rows = curve.rows(RECORDS, FIELD)
+def test_there_is_a_row_for_each_arm_and_value_in_order(records):
+    columns, rows = curve.rows(records, FIELD)
     assert columns[:4] == ("demonstrations", "arm", "average length", "95 % interval")
     assert [row[:3] for row in rows] == [
         ("1000", "anchor", "0.50"), ("1000", "real", "0.40"), ("3000", "anchor", MISSING), ("3000", "real", "1.25"),
@@ -61,11 +59,24 @@ def test_there_is_a_row_for_each_arm_and_value_in_order():
     ]  # fmt: skip
     assert rows[1][-2:] == ("0.200", "0.300 (+50 %)")
     assert all(len(row) == len(columns) for row in rows)
-    assert curve.gap_rows(RECORDS, FIELD) == [("1000", "-0.10"), ("10000", "+1.50")]
+    records[0]["gap"] = {
+        "value": 1.504,
+        "interval": [-0.001, 2.0],
+        "chains": 16,
+        "seeds": 2,
+        "families": {},
+        "tasks": {},
+    }
+    assert curve.gap_rows(records, FIELD) == [("1000", "-0.10", MISSING), ("10000", "+1.50", "+0.00 … +2.00")]
 
 
-def test_the_page_has_the_curve_the_subtasks_of_the_largest_set_and_the_speeds(tmp_path: Path) -> None:
-    written = write_curve(RECORDS, FIELD, tmp_path, MEASURED)
+def test_all_demonstrations_of_a_record_without_their_number_are_its_episodes(records):
+    del records[0]["arms"]["anchor"]["demonstrations"]
+    assert curve.value_of(records[0], FIELD) == 7
+
+
+def test_the_page_has_the_curve_the_subtasks_of_the_largest_set_and_the_speeds(records, tmp_path: Path) -> None:
+    written = write_curve(records, FIELD, tmp_path, MEASURED)
     assert Image.open(written[0]).size[0] > 500
     page = written[-1].read_text()
     assert "## Subtasks at policy.demonstrations = 10000" in page
@@ -77,29 +88,29 @@ def test_the_page_has_the_curve_the_subtasks_of_the_largest_set_and_the_speeds(t
     assert len(speed.training_rows(MEASURED)[1]) == len(speed.TRAINING_COLUMNS)
 
 
-def test_words_can_be_swept_too(tmp_path: Path) -> None:
-    other = record(1000, 1.0, 1.0)
+def test_words_can_be_swept_too(arm, records, tmp_path: Path) -> None:
+    first, other = records[1], record(arm, 1000, 1.0, None)
     other["suite"]["policy"]["scale"] = "small"
-    assert [row[0] for row in curve.rows([RECORDS[1], other], "policy.scale")[1]] == ["tiny", "tiny", "small", "small"]
-    write_curve([RECORDS[1], other], "policy.scale", tmp_path)
+    assert [row[0] for row in curve.rows([first, other], "policy.scale")[1]] == ["tiny", "tiny", "small", "small"]
+    write_curve([first, other], "policy.scale", tmp_path)
     assert "Inference" not in (tmp_path / "curve.md").read_text()
 
 
 @pytest.mark.parametrize(
-    ("records", "field", "complaint"),
+    ("chosen", "field", "complaint"),
     [
-        ([RECORDS[1], RECORDS[1]], FIELD, "two records have policy.demonstrations=1000"),
-        (RECORDS, "policy.speed", "has no field 'policy.speed'"),
-        (RECORDS, "name.policy", "has no field 'name.policy'"),
+        ([1, 1], FIELD, "two records have policy.demonstrations=1000"),
+        ([0, 1, 2], "policy.speed", "has no field 'policy.speed'"),
+        ([0, 1, 2], "name.policy", "has no field 'name.policy'"),
     ],
 )
-def test_records_that_are_no_curve_are_refused(records, field, complaint):
+def test_records_that_are_no_curve_are_refused(records, chosen, field, complaint):
     with pytest.raises(UserError, match=complaint):
-        curve.rows(records, field)
+        curve.rows([records[number] for number in chosen], field)
 
 
-def test_the_verb_finds_the_records_of_runs_and_of_sweeps(tmp_path: Path, capsys) -> None:
-    for name, one in zip(("a", "sweep/b", "sweep/c"), RECORDS, strict=True):
+def test_the_verb_finds_the_records_of_runs_and_of_sweeps(records, tmp_path: Path, capsys) -> None:
+    for name, one in zip(("a", "sweep/b", "sweep/c"), records, strict=True):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "record.json").write_text(json.dumps(one))
     perf = tmp_path / "h200.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,8 @@ from PIL import Image
 from bench.report import GalleryClip, gallery, tables, write_report
 
 
-def arm(length: float | None, **changes: Any) -> dict[str, Any]:
-    share = None if length is None else length / 5
-    return {
-        "average_length": length,
-        "interval": None if length is None else [length - 0.1, length + 0.1],
-        "chain_success": [share] * 5,
-        "chains": 16,
-        "seeds": [0],
-        "says": "a <b>bold</b> claim",
-        "train_wrist": {"real": 3, "generated": 2, "absent": 1},
-        "test_wrist": "real",
-        **changes,
-    }
-
-
 @pytest.fixture
-def record() -> dict[str, Any]:
+def record(arm: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": "demo",
         "arms": {"anchor": arm(3.67), "generated": arm(3.81), "real": arm(None)},
@@ -95,6 +81,25 @@ def test_subtasks_are_told_by_family_with_how_many_were_attempted(tmp_path: Path
     assert "25 % of 4" in (tmp_path / "report.md").read_text()
     assert "75 % of 4" in (tmp_path / "report.html").read_text()
     assert Image.open(tmp_path / "figures" / "families.png").size[0] > 1000
+
+
+def test_bounds_and_the_gap_stand_beside_the_arms(tmp_path: Path, record: dict[str, Any]) -> None:
+    for arm, successes in ((record["arms"]["anchor"], 1), (record["arms"]["real"], 3), (record["bounds"]["expert"], 4)):
+        for key in ("families", "tasks"):
+            arm[key] = {"led": {"attempts": 4, "successes": successes, "rate": successes / 4, "interval": [0.1, 0.9]}}
+    record["arms"]["real"]["families"]["stack"] = {"attempts": 0, "successes": 0, "rate": None, "interval": [0, 1]}
+    gap = {"led": {"value": 0.5, "interval": [-0.001, 0.9]}, "stack": {"value": None, "interval": None}}
+    record["gap"] = {"value": 0.41, "interval": [0.1, 0.7], "chains": 16, "seeds": 3, "families": gap, "tasks": gap}
+    columns, rows = tables.subtask_table(record, "families")
+    assert columns == ("family", "anchor", "generated", "real", "expert", tables.GAP_COLUMN)
+    assert rows[0] == ("led", "25 % of 4", tables.MISSING, "75 % of 4", "100 % of 4", "+50 (+0 … +90)")
+    assert rows[1][-1] == tables.MISSING
+    assert "+0.41 subtasks (95 % interval +0.10 … +0.70; 16 chains, 3 seeds)" in tables.closure_lines(record)[0]
+    write_report(record, [], tmp_path)
+    for page in ("report.md", "report.html"):
+        assert "+50 (+0 … +90)" in (tmp_path / page).read_text()
+    gap["led"]["interval"] = None  # type: ignore[assignment]
+    assert tables.subtask_table(record, "tasks")[1][0][-1] == "+50 (—)"
 
 
 def test_the_wrist_shuffled_check_has_a_row_for_each_arm_and_missing_is_missing(
