@@ -83,8 +83,8 @@ class ArmSummary:
 
     Attributes:
         average_length: mean number of subtasks solved in a row, 0..5.
-        interval: 95 % of it, over chains and, with two seeds or more, over seeds too; where all chains scored the
-            same, the sum of the shares' Wilson bounds.
+        interval: 95 % of it, over chains and, with two seeds or more, over seeds too; shares of none and of all add
+            their Wilson bounds.
         chain_success: share of chains with at least 1..5 subtasks solved.
         chain_success_intervals: 95 % each: Wilson's for one seed, bootstrapped like ``interval`` for more.
         tasks: by task, how often it came up and was solved.
@@ -152,7 +152,7 @@ def summarise(
     total, score = len(rows) + missing, float(solved.sum())
     return ArmSummary(
         average_length=score / len(rows),
-        interval=_length_interval(solved, sample),
+        interval=_length_interval(complete, sample),
         chain_success=tuple(chain_success),
         chain_success_intervals=tuple(share_intervals),
         tasks=task_rates(rows),
@@ -164,18 +164,21 @@ def summarise(
     )
 
 
-def _length_interval(solved: np.ndarray, sample: np.ndarray | None) -> tuple[float, float]:
-    """Return 95 % of the average length.
+def _length_interval(complete: np.ndarray, sample: np.ndarray | None) -> tuple[float, float]:
+    """Return 95 % of the average length, the sum of the shares with at least 1, 2, … subtasks solved.
 
-    Where every chain scored the same, resampling finds nothing to vary and would claim certainty from a dozen chains;
-    the sum of the five shares' Wilson bounds is wide, but true.
+    A share of none or of all has nothing that resampling could vary, which would claim certainty from a dozen chains:
+    to the bootstrap of the others its Wilson bounds are added, wide but true, and next to nothing for 1000 chains.
     """
     if sample is None:
         return (0.0, float(CHAIN_LENGTH))
-    if solved.min() < solved.max():
-        return percentile_interval(sample[:, 0])
-    shares = [wilson(int((solved >= least).sum()), len(solved)) for least in range(1, CHAIN_LENGTH + 1)]
-    return (sum(low for low, _ in shares), sum(high for _, high in shares))
+    low, high = percentile_interval(sample[:, 0])
+    for least in range(1, CHAIN_LENGTH + 1):
+        reached = int((complete >= least).sum())
+        if reached in (0, complete.size):
+            bounds, share = wilson(reached, complete.size), reached / complete.size
+            low, high = low + bounds[0] - share, high + bounds[1] - share
+    return (max(0.0, low), min(float(CHAIN_LENGTH), high))
 
 
 def task_rates(rows: Iterable[ChainRow], names: Mapping[str, str] | None = None) -> dict[str, Rate]:

@@ -64,10 +64,18 @@ def test_missing_chains_are_bounded_and_not_zero() -> None:
 
 
 def test_seed_with_a_missing_chain_keeps_the_others() -> None:
-    summary = summarise(rows([1, 2, 3]) + rows([1, 2], seed=1), expected=6)
-    assert (summary.chains, summary.seeds, summary.missing) == (3, (0, 1), 1)
-    assert summary.average_length == pytest.approx(9 / 5)
-    assert 1.0 <= summary.interval[0] <= summary.interval[1] <= 2.0  # chains 0 and 1 only
+    summary = summarise(rows([1, 2] * 20 + [5]) + rows([1, 2] * 20, seed=1), expected=82)
+    assert (summary.chains, summary.seeds, summary.missing) == (41, (0, 1), 1)
+    assert summary.average_length == pytest.approx(125 / 81)
+    whole = summarise(rows([1, 2] * 20) + rows([1, 2] * 20, seed=1))
+    assert summary.interval == whole.interval  # the chain that one seed lacks cannot be drawn for both
+
+
+def test_one_lucky_chain_does_not_make_an_interval_narrower_than_none_does() -> None:
+    none, one = summarise(rows([0] * 10)).interval, summarise(rows([0] * 9 + [1])).interval
+    assert none[1] < one[1] < 2
+    many = summarise(rows([0] * 900 + [1] * 100)).interval
+    assert many == pytest.approx((0.082, 0.119 + 4 * wilson(0, 1000)[1]), abs=0.003)
 
 
 def test_tasks_after_the_first_failure_were_not_tried() -> None:
