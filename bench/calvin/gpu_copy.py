@@ -8,6 +8,8 @@ EGL's fence says when the copy is there; waiting for it takes no context, so oth
 from __future__ import annotations
 
 import ctypes
+import os
+import time
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ _VERSION = 440
 """OpenGL's, in hundreds."""
 _FENCE, _SATISFIED = 0x30F9, 0x30F6
 _PATIENCE_NS = 60 * 10**9
+SPIN_S = 0.005
+"""How long a fence is asked again and again before this process sleeps, and may wake up later than the picture came."""
 
 
 def supported(context: Any) -> bool:
@@ -72,8 +76,12 @@ class GpuCopy:
             UserError: the GPU does not come to it.
         """
         if self._fence is not None:
-            answer = calls()["eglClientWaitSyncKHR"](self._display, self._fence, 0, _PATIENCE_NS)
-            if answer != _SATISFIED:
+            look, until = calls()["eglClientWaitSyncKHR"], time.perf_counter() + SPIN_S
+            answer = look(self._display, self._fence, 0, 0)
+            while answer != _SATISFIED and time.perf_counter() < until:
+                os.sched_yield()
+                answer = look(self._display, self._fence, 0, 0)
+            if answer != _SATISFIED and look(self._display, self._fence, 0, _PATIENCE_NS) != _SATISFIED:
                 raise UserError(
                     f"renderer gl: expected a picture within {_PATIENCE_NS // 10**9} s, got none from the GPU; "
                     "see what else it computes, or choose --renderer bullet-tiny"
