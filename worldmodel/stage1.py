@@ -218,7 +218,7 @@ class _Run:
             )
         entry = {name: round(value, 5) for name, value in values.items()}
         self.history.append({"phase": self.phase, "step": self.step, "seconds": round(self.elapsed, 2), **entry})
-        self.show(f"stage 1 {self.phase}", self.step, steps, "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
+        self.show(f"stage 1 {self.phase}", self.step, steps, f"loss {float(total.detach()):.3f}")
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write the training state."""
@@ -316,12 +316,16 @@ def _bars(enabled: bool) -> Iterator[Show]:
         yield lambda *_: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = ("[progress.description]{task.description}", BarColumn(), "{task.completed}/{task.total}")
-    bars = Progress(
-        *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
+    bars = Progress(*columns, console=Console(file=sys.stderr), expand=True)
     tasks: dict[str, Any] = {}
     with bars:
 
