@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics.closure import paired_difference
+from bench.metrics.closure import MIN_CHAINS, paired_difference
 from bench.metrics.resampling import RESAMPLES, percentile_interval, resampled_means
 from bench.metrics.success import ChainRow
 
@@ -41,17 +41,18 @@ def gap(
 
     Returns:
         ``value`` and ``interval`` in subtasks, ``chains`` and ``seeds`` that they rest on, and ``families`` and
-        ``tasks``: name to ``value`` and ``interval`` of the difference of success shares, None where too few attempts
-        or none that differ say nothing of it.
+        ``tasks``: name to ``value`` and ``interval`` of the difference of success shares.  None is what too few chains
+        or attempts, or no draw that differs, say nothing of.
     """
     both = _paired(anchor, real)
     if not both[0]:
         return None
     overall = paired_difference(*both, resamples=resamples, seed=seed)
     seeds, chains = {row.seed for row in both[0]}, {row.chain_id for row in both[0]}
+    says = len(chains) >= MIN_CHAINS and overall.interval[0] < overall.interval[1]
     return {
         "value": overall.value,
-        "interval": list(overall.interval),
+        "interval": list(overall.interval) if says else None,
         "chains": len(chains),
         "seeds": len(seeds),
         "families": _by_name(both, lambda task: families[task], resamples, seed),

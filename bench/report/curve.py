@@ -17,7 +17,7 @@ from bench.report import plots, tables
 DEMONSTRATIONS = "policy.demonstrations"
 LOG_FROM = 5
 """A field whose largest value is this many times its smallest is drawn on a logarithmic axis."""
-STEP = 0.012
+STEP = 0.015
 """Distance of two arms' points, as a share of the axis."""
 
 

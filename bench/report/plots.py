@@ -42,6 +42,8 @@ def families(record: Mapping[str, Any], path: Path) -> None:
             axes.bar(middle, rate, width, color=COLOURS.get(arm, OTHER),
                      yerr=[[max(0.0, rate - interval[0])], [max(0.0, interval[1] - rate)]],
                      error_kw={"linewidth": 0.8})  # fmt: skip
+            if not rate:  # a bar of no height has no colour to be told by
+                axes.plot(middle, 0, "s", color=COLOURS.get(arm, OTHER), markersize=4, clip_on=False)
     for bound, scores in bounds.items():
         for position, family in enumerate(names):
             if scores.get(family) and scores[family]["rate"] is not None:

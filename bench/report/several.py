@@ -42,13 +42,15 @@ def write_curve(
     with atomic.replacing(picture) as temporary:
         curve.draw(records, field, temporary)
     last = curve.points(records, field)[-1]
-    by_task, gaps = tables.subtask_table(last.record, "tasks"), curve.gap_rows(records, field)
+    by_family, by_task = (tables.subtask_table(last.record, key) for key in ("families", "tasks"))
+    gaps = curve.gap_rows(records, field)
     parts = [
         f"# {last.record['name']}: average length by {field}",
         "![Average length with its interval, a line for each arm](figures/curve.png)",
         tables.markdown(columns, rows),
         tables.markdown((columns[0], "real − anchor", "95 % interval"), gaps) if gaps else "",
         f"## Subtasks at {field} = {last.value}\n\n{SUBTASKS}" if by_task[1] else "",
+        tables.markdown(*by_family) if by_family[1] else "",
         tables.markdown(*by_task) if by_task[1] else "",
         *_speeds(measured),
     ]

@@ -125,7 +125,7 @@ def offline_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for name, arm in record["arms"].items():
         offline = arm.get("offline") or {}
         error, exchanged = _mean(offline.get("action_error")), _mean(offline.get("action_error_shuffled"))
-        change = "" if not error or exchanged is None else f" ({100 * (exchanged / error - 1):+.0f} %)"
+        change = "" if not error or exchanged is None else f" ({signed(100 * (exchanged / error - 1), 0)} %)"
         size = f"{offline['samples']} × {len(offline['action_error'])}" if offline else MISSING
         right = number(_mean(offline.get("gripper_accuracy")), 1, percent=True)
         rows.append((name, number(error, 3), number(exchanged, 3) + change, right, size))

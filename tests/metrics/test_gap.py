@@ -62,6 +62,10 @@ def test_nothing_is_said_of_what_was_hardly_tried() -> None:
     same = gap(anchor, [chain(row.chain_id, "real", row.solved, tasks=tasks) for row in anchor], FAMILY)
     assert same is not None
     assert same["tasks"]["open"] == {"value": 0.0, "interval": None}, "no draw differs: that is no certainty"
+    assert (same["value"], same["interval"]) == (0.0, None)
+    few = gap(anchor[:9], real[:9], FAMILY)
+    assert few is not None
+    assert few["interval"] is None
 
 
 def test_without_both_arms_there_is_no_gap() -> None:
