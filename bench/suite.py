@@ -262,7 +262,7 @@ def load_suite(path_or_name: str | Path) -> Suite:
         UserError: no such file, not YAML, or not a suite; the message names the field, the value and what to do.
     """
     path = Path(path_or_name)
-    if not path.exists() and (SUITES / f"{path_or_name}.yaml").exists():
+    if not path.is_file() and (SUITES / f"{path_or_name}.yaml").exists():
         path = SUITES / f"{path_or_name}.yaml"
     try:
         data = yaml.safe_load(path.read_text())

@@ -97,3 +97,12 @@ def test_a_command_s_policy_is_refused_as_a_suite_s_in_one_line(settings: dict[s
     with pytest.raises(UserError) as refused:
         policy_part(**settings)
     assert str(refused.value) == says
+
+
+def test_a_folder_of_a_suites_name_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert load_suite("demo").name == "demo"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"expected a YAML suite, got .*directory"):
+        load_suite("other")
