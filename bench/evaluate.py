@@ -156,7 +156,7 @@ def roll_out_policy(policy: str, out: Path, options: RolloutOptions) -> Mapping[
     arm, wrist = _arm_of(policy)
     _refuse_others(out / LEDGER_FILE, arm, options.seed)
     inference, where = _where(policy, options)
-    chains = evaluation_chains(options.chains)
+    chains = evaluation_chains(options.chains, options.scene)
     world = WorldOptions(scene=options.scene, assets=options.assets, renderer=options.renderer)
     said = sentences(options.instructions)
     protocol: dict[str, Any] = {"steps_per_subtask": options.steps_per_subtask, "instructions": said}

@@ -206,7 +206,8 @@ def _roll_out(job: MainJob, policies: Mapping[tuple[str, int], Finished], wristw
 
     def work(folder: Path) -> dict[str, Any]:
         roll_out_jobs(
-            queue, evaluation_chains(part.chains), workers=options.workers, out=folder, world=options.world(part.scene),
+            queue, evaluation_chains(part.chains, part.scene), workers=options.workers, out=folder,
+            world=options.world(part.scene),
             steps_per_subtask=part.steps_per_subtask, progress=options.progress, ray_address=options.ray_address,
             inference="actor" if where == "cuda" else "local",
         )  # fmt: skip

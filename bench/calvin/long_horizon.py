@@ -62,7 +62,7 @@ class LongHorizon(CalvinEnv):
             chain = self.np_random.integers(CHAINS)
         initial_state, self._tasks = evaluation_sequences()[int(chain)]
         self._chain, self._solved, self._steps, self._over = int(chain), 0, 0, False
-        robot_obs, scene_obs = initial_observation(initial_state)
+        robot_obs, scene_obs = initial_observation(initial_state, self.scene.name)
         observation, info = super().reset(options={**wanted, "robot_obs": robot_obs, "scene_obs": scene_obs})
         return observation, info | self._progress()
 

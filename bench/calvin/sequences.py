@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.calvin.scene import SCENES, Surface, scene_named
 from bench.calvin.sequence_rules import CABINET, NUM_CHAINS, STATE_VALUES, SymbolicState, initial_states
 from bench.calvin.tasks import TASKS
 from bench.errors import UserError
@@ -34,7 +35,6 @@ CABINET_SLOTS = {
     "slider_left": (-2.40851662e-01, 9.24044687e-02, 4.60990009e-01),
     "slider_right": (7.03416330e-02, 9.24044687e-02, 4.60990009e-01),
 }
-SLIDER_LEFT = 0.28
 DRAWER_OPEN = 0.22
 SWITCH_ON = 0.088
 YAW_RANGE = (math.pi / 2 - math.pi / 8, math.pi / 2 + math.pi / 8)
@@ -84,27 +84,48 @@ def _checked(state: Mapping[str, Any]) -> SymbolicState:
     return plain
 
 
-def initial_observation(initial_state: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (robot_obs (15,), scene_obs (24,)) to reset the environment to, in scene D's layout.
+def initial_observation(
+    initial_state: Mapping[str, Any], scene: str = "D"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (robot_obs (15,), scene_obs (24,)) to reset the environment to.
 
-    Deterministic per state: table slots and yaws are drawn with the state's own hash as the seed.
+    Deterministic per state: table slots and yaws are drawn with the state's own hash as the seed.  CALVIN evaluates in
+    scene D only, and its numbers mean scene D's table.  For another scene the blocks stand at the like places of its
+    own table (the same share of each surface), in its own order; its door opens as far as it can.
+
+    Args:
+        initial_state: what a chain of :func:`evaluation_sequences` begins with.
+        scene: ``A`` … ``D``.
 
     Raises:
-        UserError: a key or value that CALVIN's initial states do not have.
+        UserError: a key or value that CALVIN's initial states do not have, or no such scene.
     """
     state = _checked(initial_state)
     random = np.random.RandomState(_seed(state))
     slots = list(TABLE_SLOTS)
     random.shuffle(slots)
-    scene = np.zeros(24)
-    scene[0] = SLIDER_LEFT if state["slider"] == "left" else 0.0
-    scene[1] = DRAWER_OPEN if state["drawer"] == "open" else 0.0
-    scene[3] = SWITCH_ON if state["lightbulb"] else 0.0
-    scene[4], scene[5] = state["lightbulb"], state["led"]
+    spec, layout = scene_named(scene), SCENES["D"]
+    table = np.zeros(24)
+    table[0] = spec.slide_range if state["slider"] == "left" else 0.0
+    table[1] = DRAWER_OPEN if state["drawer"] == "open" else 0.0
+    table[3] = SWITCH_ON if state["lightbulb"] else 0.0
+    table[4], table[5] = state["lightbulb"], state["led"]
     # Two blocks at most lie on the table; blue moves up where red does not.
     slot_of = {"red": slots[0], "blue": slots[1 if state["red_block"] == "table" else 0], "pink": slots[1]}
-    for offset, (colour, slot) in zip((6, 12, 18), slot_of.items(), strict=True):
+    order = spec.block_names()
+    for colour, slot in slot_of.items():
         place = state[f"{colour}_block"]
-        scene[offset : offset + 3] = CABINET_SLOTS[place] if place in CABINET else slot
-        scene[offset + 5] = random.uniform(*YAW_RANGE)
-    return np.array(HOME_ROBOT_OBS), scene
+        x, y, z = CABINET_SLOTS[place] if place in CABINET else slot
+        if spec.name != layout.name:
+            surface = place if place in CABINET else "table"
+            x = _like_place(x, layout.surfaces[surface], spec.surfaces[surface])
+        offset = 6 + 6 * order.index(f"block_{colour}")
+        table[offset : offset + 3] = x, y, z
+        table[offset + 5] = random.uniform(*YAW_RANGE)
+    return np.array(HOME_ROBOT_OBS), table
+
+
+def _like_place(x: float, here: Surface, there: Surface) -> float:
+    """Return the x that is at the same share of ``there`` as ``x`` is of ``here``, metres."""
+    share = (x - here.low[0]) / (here.high[0] - here.low[0])
+    return there.low[0] + share * (there.high[0] - there.low[0])

@@ -55,13 +55,13 @@ class Chain:
         return {"robot_obs": np.array(self.robot_obs), "scene_obs": np.array(self.scene_obs)}
 
 
-def evaluation_chains(count: int = 1000) -> list[Chain]:
-    """Return the first ``count`` of CALVIN's evaluation chains, ready to be rolled out."""
+def evaluation_chains(count: int = 1000, scene: str = "D") -> list[Chain]:
+    """Return the first ``count`` of CALVIN's evaluation chains, ready to be rolled out in ``scene``."""
     from bench.calvin.sequences import evaluation_sequences, initial_observation
 
     chains = []
     for chain_id, (initial_state, tasks) in enumerate(evaluation_sequences(count)):
-        robot_obs, scene_obs = initial_observation(initial_state)
+        robot_obs, scene_obs = initial_observation(initial_state, scene)
         chains.append(Chain(chain_id, tuple(tasks), tuple(map(float, robot_obs)), tuple(map(float, scene_obs))))
     return chains
 

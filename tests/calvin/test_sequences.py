@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.calvin.scene import scene_named
 from bench.calvin.sequence_rules import (
     category,
     chains_from,
@@ -21,6 +23,7 @@ from bench.calvin.sequence_rules import (
 from bench.calvin.sequences import SEQUENCES_HASH, evaluation_sequences, initial_observation
 from bench.calvin.tasks import TASKS
 from bench.errors import UserError
+from bench.rollout.chain import evaluation_chains
 
 
 def packed_rows() -> list[tuple[int, ...]]:
@@ -126,3 +129,21 @@ def test_a_block_is_lifted_from_the_cabinet_only_where_the_door_is_away() -> Non
     (after,) = outcomes({**state, "slider": "right"}, "lift_red_block_slider")
     assert after["red_block"] == "grasped"
     assert after["grasped"] == 1
+
+
+@pytest.mark.parametrize("scene", ["A", "B", "C"])
+def test_in_another_scene_every_block_stands_where_the_state_says_in_that_scenes_order(scene: str) -> None:
+    spec = scene_named(scene)
+    for state, _ in evaluation_sequences(40):
+        blocks = initial_observation(state, scene)[1][6:].reshape(3, 6)
+        for name, pose in zip(spec.block_names(), blocks, strict=True):
+            place = state[f"{name.removeprefix('block_')}_block"]
+            surface = spec.surfaces[place]
+            assert surface.low[0] <= pose[0] <= surface.high[0], (name, place, pose)
+            assert math.dist(pose[:2], spec.button[:2]) > 0.075
+
+
+def test_chains_of_another_scene_have_that_scenes_starts() -> None:
+    here, there = evaluation_chains(3), evaluation_chains(3, "C")
+    assert [chain.tasks for chain in here] == [chain.tasks for chain in there]
+    assert here[0].scene_obs != there[0].scene_obs
