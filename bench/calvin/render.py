@@ -135,9 +135,10 @@ class GlRenderer:
     def _upload(self) -> None:
         self._drawing = Drawing(self._context, self.parts, self._rows.tolist())
         self._shadow_map, self._frame = ShadowMap(self._context), Frame(self._context)
-        far = [(part, FAR) for part in range(len(self.parts))]
+        parts = range(len(self.parts))
+        self._all_runs = {level: self._drawing.runs((part, level) for part in parts) for level in (NEAR, FAR)}
+        far = [(part, FAR) for part in parts]
         still = far[self._moving :]
-        self._all_runs = self._drawing.runs(far)
         self._moving_runs = self._drawing.runs(far[: self._moving])
         self._fixed_runs = self._drawing.runs(place for place in still if self.parts[place[0]].fixed)
         self._carried_runs = self._drawing.runs(place for place in still if not self.parts[place[0]].fixed)
@@ -211,16 +212,14 @@ class GlRenderer:
         return parts
 
     def _draw_anew(self, moment: Moment) -> None:
-        """Draw everything, whatever was drawn before."""
+        """Draw everything, whatever was drawn before, in sight or not: a GPU sees that sooner than we find it out."""
         self._shadow_map.draw_all(lambda: self._drawing.cast(0, len(self.parts)))
         frame = self._frame.target
         frame.use()
         frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
         for name, clip_from_world in moment.clips.items():
             frame.viewport = RECTANGLES[name]
-            everything = name == backdrop.VIEW
-            runs = self._all_runs if everything else self._runs_in_sight(clip_from_world, moment.world)
-            self._drawing.draw(clip_from_world, runs)
+            self._drawing.draw(clip_from_world, self._all_runs[FAR if name == backdrop.VIEW else NEAR])
 
     def _draw_on_backdrop(self, moment: Moment) -> None:
         """Draw the static view's moving parts over a picture of all others, kept for as long as those stand still."""
