@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def _commit() -> str | None:
 def environment(device: str) -> dict[str, Any]:
     """Return the versions and the hardware that numbers may depend on."""
     return {
-        "wristworld-bench": metadata.version("wristworld-bench"),
+        **package_versions(("wristworld-bench",)),  # None in a tree that is not installed
         "commit": _commit(),
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -80,6 +79,7 @@ def offline_entry(trained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
         "action_error": [score["action_error"] for score in known],
         "action_error_shuffled": None if None in shuffled else [one["action_error"] for one in shuffled if one],
         "gripper_accuracy": [score["gripper_accuracy"] for score in known],
+        "task_error": {task: [score["task_error"][task] for score in known] for task in known[0].get("task_error", ())},
         "samples": known[0]["samples"],
     }
 
