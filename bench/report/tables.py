@@ -132,6 +132,15 @@ def offline_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
+def task_error_table(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return columns and rows of the action error on held-out demonstrations by task and arm, mean over seeds."""
+    arms = {name: (arm.get("offline") or {}).get("task_error") or {} for name, arm in record["arms"].items()}
+    tasks = sorted({task for errors in arms.values() for task in errors})
+    return ("task", *arms), [
+        (task, *(number(_mean(errors.get(task)), 3) for errors in arms.values())) for task in tasks
+    ]
+
+
 def _mean(values: Sequence[float] | None) -> float | None:
     return sum(values) / len(values) if values else None
 

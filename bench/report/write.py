@@ -21,6 +21,7 @@ OFFLINE = (
     "Each policy's actions against those of held-out demonstrations, in action units (1 is 2 cm or 0.05 rad), and the "
     "same when every frame is shown the wrist view of another: what a policy does not look at cannot mislead it."
 )
+TASK_ERRORS = "The same action error by task:"
 PUBLISHED_COLUMNS = ("method", "split", "anchor", "generated", "real", "source")
 
 
@@ -31,6 +32,7 @@ def _markdown(record: Mapping[str, Any], figures: Sequence[str]) -> str:
         f"at test: {arm['test_wrist']}."
         for name, arm in record["arms"].items()
     ]
+    task_errors = tables.task_error_table(record)
     parts = [
         f"# {record['name']}",
         tables.markdown(tables.ARM_COLUMNS, tables.arm_rows(record)),
@@ -40,6 +42,7 @@ def _markdown(record: Mapping[str, Any], figures: Sequence[str]) -> str:
         *_subtasks(record),
         f"## On held-out demonstrations\n\n{OFFLINE}",
         tables.markdown(tables.OFFLINE_COLUMNS, tables.offline_rows(record)),
+        TASK_ERRORS + "\n\n" + tables.markdown(*task_errors) if task_errors[1] else "",
         "![Loss of each training by step](figures/training.png)" if "training" in figures else "",
         "## Generated wrist views\n\nValidation episodes, never trained on; the generator sees the anchor view alone.",
         tables.markdown(VIDEO_COLUMNS, tables.video_rows(record)) if tables.video_rows(record) else "None in this run.",
@@ -87,6 +90,7 @@ def _html(record: Mapping[str, Any], figures: Mapping[str, bytes], clips: Sequen
         offline_is=OFFLINE,
         offline_columns=tables.OFFLINE_COLUMNS,
         offline_rows=tables.offline_rows(record),
+        task_errors=tables.task_error_table(record),
         clips=shown,
         fingerprint=json.dumps(record["fingerprint"], indent=2),
         timings=json.dumps(record["timings"], indent=2),

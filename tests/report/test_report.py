@@ -115,9 +115,13 @@ def test_the_wrist_shuffled_check_has_a_row_for_each_arm_and_missing_is_missing(
     ]
     record["arms"]["real"]["offline"] = known | {"action_error_shuffled": [0.15, 0.21]}
     assert tables.offline_rows(record)[2][2] == "0.180 (-10 %)"
+    assert tables.task_error_table(record)[1] == []
+    record["arms"]["real"]["offline"]["task_error"] = {"stack_block": [0.25, 0.35]}
+    assert tables.task_error_table(record)[1] == [("stack_block", tables.MISSING, tables.MISSING, "0.300")]
     write_report(record, [], tmp_path)
     for page in ("report.md", "report.html"):
         assert "0.300 (+50 %)" in (tmp_path / page).read_text()
+        assert "stack_block" in (tmp_path / page).read_text()
 
 
 class Links(HTMLParser):
