@@ -77,6 +77,34 @@ def node_lost(out: Path) -> dict[str, Any]:
     return {"rows": rows, "before": had[0], "nodes": nodes, "restarts": meter.restarts}
 
 
+def autoscaled(out: Path, address: str) -> dict[str, Any]:
+    """Ask a cluster without a single CPU for three workers, and wait until it is as small as before."""
+    from bench.rollout.session import start_ray
+
+    ray = start_ray(address)
+    over = threading.Event()
+    counts = [_alive(ray)]
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            counts.append(_alive(ray))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    meter = Meter()
+    rows = run(out, 3, slow_s=0.05, ray_address=address, meter=meter)
+    over.set()
+    thread.join()
+    until = time.monotonic() + 90
+    while (left := _alive(ray)) > counts[0] and time.monotonic() < until:
+        time.sleep(0.5)
+    return {"rows": rows, "nodes": [counts[0], max(counts), left], "workers": len(meter.steady())}
+
+
+def _alive(ray: Any) -> int:
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def main() -> None:
     what, out = sys.argv[1], Path(sys.argv[2])
     answer: Any
@@ -84,6 +112,8 @@ def main() -> None:
         answer = listening()
     elif what == "node-lost":
         answer = node_lost(out)
+    elif what == "autoscaled":
+        answer = autoscaled(out, sys.argv[3])
     elif what == "local":
         answer = run(out, 2, slow_s=0.02, lanes=2, inference="actor", max_batch=4)
     else:

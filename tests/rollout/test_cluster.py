@@ -16,12 +16,18 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from cluster_doubles import COUNT, run
 
 from bench.rollout import session
 from bench.rollout.ledger import LEDGER_FILE
 
 HERE = Path(__file__).parent
+DEFAULTS: dict[str, Any] = {
+    "docker": {}, "initialization_commands": [], "head_setup_commands": [], "worker_setup_commands": [],
+    "cluster_synced_files": [], "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
+}  # fmt: skip
+"""What ``ray up`` adds to a cluster's file."""
 
 
 def driver(*arguments: object, **environment: str) -> Any:
@@ -43,11 +49,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def head(**environment: str) -> Iterator[str]:
+def head(port: int, *options: str, **environment: str) -> Iterator[str]:
     """Start a Ray head of two CPUs as ``ray start --head`` does and give its address on this machine."""
-    port = free_port()
-    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2",
-               "--include-dashboard=false", f"--object-store-memory={100 * 2**20}"]  # fmt: skip
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2",
+               "--include-dashboard=false", f"--object-store-memory={100 * 2**20}", *options]  # fmt: skip
     process = psutil.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -78,10 +84,43 @@ def test_running_cluster_is_reached_by_its_loopback_address_with_its_token(tmp_p
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
     secret = {session.TOKEN_PATH: str(token)}
-    with head(**{session.CLUSTER_SWITCH: switch, **secret}) as address:
+    with head(free_port(), **{session.CLUSTER_SWITCH: switch, **secret}) as address:
         # py_modules brings the packages of the project; the doubles are not among them
         rows = driver("address", tmp_path / "there", address, **secret)
     assert rows == run(tmp_path / "here", 0)
+
+
+@pytest.mark.slow
+def test_nodes_come_for_a_rollout_work_and_go(tmp_path: Path) -> None:
+    """The node types are the recipe's, made small; Ray's fake provider starts their nodes as processes here."""
+    pytest.importorskip("ray.autoscaler._private.fake_multi_node.node_provider", reason="this Ray fakes no nodes")
+    port, token = free_port(), tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    config = yaml.safe_load((HERE.parents[1] / "deploy" / "autoscaler.yaml").read_text())
+    for name, kind in config["available_node_types"].items():
+        here = {"CPU": 1, "object_store_memory": 100 * 2**20}
+        kind |= {"node_config": {}, "resources": {"CPU": 0} if name == config["head_node_type"] else here}
+    types = config["available_node_types"] | {"ray.head.default": config["available_node_types"]["policies"]}
+    config |= {
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",  # the fake provider knows no other
+        "idle_timeout_minutes": 0.1,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": f"127.0.0.1:{port}",
+            **dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check"), True),
+        },
+        "file_mounts": {},
+        **{key: [] for key in ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands")},
+    }
+    (tmp_path / "cluster.json").write_text(json.dumps({**DEFAULTS, **config}))
+    secret = {session.TOKEN_PATH: str(token)}
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", session.CLUSTER_SWITCH: "0", **secret}
+    with head(port, f"--autoscaling-config={tmp_path / 'cluster.json'}", "--num-cpus=0", **fake) as address:
+        told = driver("autoscaled", tmp_path / "there", address, **secret)
+    assert told["nodes"] == [1, 4, 1], "before, at most, and after"
+    assert told["workers"] == 3, "each of them finished chains"
+    assert told["rows"] == run(tmp_path / "here", 0)
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import subprocess
 import time
 from pathlib import Path
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -71,3 +74,21 @@ def test_kubernetes_runs_a_command_that_exists() -> None:
         (container,) = group["template"]["spec"]["containers"]
         assert {"name": "data", "mountPath": "/data"} in container["volumeMounts"]
         assert all(str(path).startswith("/data/") for path in (arguments.out, arguments.policy))
+
+
+def test_autoscaler_has_room_for_the_workers_of_its_command() -> None:
+    """What becomes of the node types when a rollout asks for them is seen in ``test_cluster.py``."""
+    import ray
+
+    text = (DEPLOY / "autoscaler.yaml").read_text()
+    cluster = yaml.safe_load(text)
+    jsonschema.validate(cluster, json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text()))
+    (command,) = re.findall(r"'(wristbench rollout .*)'", text)
+    arguments = build_parser().parse_args(shlex.split(command)[1:])
+    head, simulators = (cluster["available_node_types"][name] for name in (cluster["head_node_type"], "simulators"))
+    assert arguments.workers <= simulators["max_workers"] * simulators["resources"]["CPU"]
+    assert simulators["max_workers"] <= cluster["max_workers"]
+    assert (head["resources"]["CPU"], head["max_workers"]) == (0, 0)
+    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    assert all("RAY_AUTH_MODE=token" in start for start in starts if "ray start" in start)
+    assert f"--port={arguments.ray_address.rpartition(':')[2]}" in starts[1]
