@@ -109,7 +109,7 @@ class GlRenderer:
         self._objects["tint"] = [place[2] for place in places]
         self._gripper_projection = _projection(CAMERAS["gripper"])
         self._static_clip = _projection(CAMERAS["static"]) @ np.array(static_view_matrix()).reshape(4, 4).T
-        self._sight = Sight(CAMERAS["gripper"], [part.levels[NEAR] for part in parts])
+        self._sight = Sight([part.levels[NEAR] for part in parts])
         self._still_state = b""
         self._held: list[Any] = []
         self._backdrop: Backdrop | None = None
@@ -264,8 +264,8 @@ class GlRenderer:
         return self._backdrop
 
     def _runs_in_sight(self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]) -> list[Run]:
-        seen, near = self._sight(clip_from_world, world)
-        return self._drawing.runs((part, NEAR if near[part] else FAR) for part in np.flatnonzero(seen).tolist())
+        seen = self._sight(clip_from_world, world)
+        return self._drawing.runs((part, NEAR) for part in np.flatnonzero(seen).tolist())
 
     def close(self) -> None:
         """Give the GPU's memory back; a second call does nothing."""

@@ -1,4 +1,4 @@
-"""Which parts a camera may see, and which of them from near: judged by a box around each part.
+"""Which parts a camera may see: judged by a box around each part.
 
 Not here: what is in front of what; the depth buffer knows.  A box that only touches the picture counts as seen, so
 a picture never depends on this choice.
@@ -11,13 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.calvin.camera import Camera
 from bench.calvin.meshes import Mesh
 
-_FAR_PIXEL = 0.003
-"""Metres a pixel from which on a thinner mesh shows the same."""
-_SIDES = np.array([[1, 0, 0, 1], [-1, 0, 0, 1], [0, 1, 0, 1], [0, -1, 0, 1], [0, 0, 1, 1], [0, 0, -1, 1], [0, 0, 0, 1]])
-"""What a point's clip coordinates are multiplied with: before the picture's six sides all are positive; then w."""
+_SIDES = np.array([[1, 0, 0, 1], [-1, 0, 0, 1], [0, 1, 0, 1], [0, -1, 0, 1], [0, 0, 1, 1], [0, 0, -1, 1]])
+"""What a point's clip coordinates are multiplied with: before the picture's six sides all are positive."""
 
 
 class Boxes:
@@ -42,26 +39,22 @@ class Boxes:
 
 
 class Sight:
-    """Judges the parts before one camera.
+    """Judges the parts before a camera.
 
     Args:
-        camera: its inner numbers.
         parts: their meshes, in their frames.
     """
 
-    def __init__(self, camera: Camera, parts: Sequence[Mesh]) -> None:
+    def __init__(self, parts: Sequence[Mesh]) -> None:
         self._boxes = Boxes([(mesh.position.min(axis=0), mesh.position.max(axis=0)) for mesh in parts])
-        self._near = _FAR_PIXEL * camera.size / 2 / np.tan(np.radians(camera.field_of_view) / 2)
 
-    def __call__(
-        self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return (N,) which parts reach into the picture, and of which the middle is near.
+    def __call__(self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return (N,) which parts reach into the picture.
 
         Args:
             clip_from_world: (4, 4).
             world: (N, 4, 4) ``world_from_part``.
         """
         middles, reach = self._boxes.along((_SIDES @ clip_from_world) @ world)
-        seen: NDArray[np.bool_] = np.logical_and.reduce(middles[:6] > -reach[:6])
-        return seen, middles[6] < self._near
+        seen: NDArray[np.bool_] = np.logical_and.reduce(middles > -reach)
+        return seen

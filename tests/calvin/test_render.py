@@ -185,9 +185,8 @@ def test_culling_keeps_what_touches_the_picture():
     projection = np.array(camera.projection_matrix()).reshape(4, 4).T
     places = np.array([(0, 1, 0), (0, -1, 0), (5, 1, 0), (0.9, 1, 0), (0, 2.5, 0), (0, 0.1, 0)])
     cubes = matrices(places, np.tile([0, 0, 0, 1.0], (len(places), 1)))
-    seen, near = Sight(camera, [box((0.4, 0.4, 0.4))] * len(places))(projection @ view, cubes)
+    seen = Sight([box((0.4, 0.4, 0.4))] * len(places))(projection @ view, cubes)
     assert seen.tolist() == [True, False, False, True, False, True]
-    assert near[[0, 5]].tolist() == [False, True]
 
 
 def test_colour_and_depth_come_from_one_drawing(env):
@@ -238,10 +237,8 @@ def test_drawing_everything_anew_gives_the_picture_that_a_kept_background_gives(
         apart = np.abs(anew["rgb_static"].astype(int) - kept["rgb_static"])
         assert np.mean(apart > 2) < 0.01
         assert apart.mean() < 0.1
-        np.testing.assert_array_equal(anew["depth_static"], kept["depth_static"])
-        # What is far from the wrist has finer meshes here.
-        assert np.mean(np.abs(anew["rgb_gripper"].astype(int) - kept["rgb_gripper"]) > 8) < 0.01
-        assert np.mean(np.abs(anew["depth_gripper"] - kept["depth_gripper"]) > 0.004) < 0.01
+        for name in ("rgb_gripper", "depth_static", "depth_gripper"):
+            np.testing.assert_array_equal(anew[name], kept[name])
 
 
 def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monkeypatch):
