@@ -2,9 +2,8 @@
 
 Exact are: other units, the other sign of the gripper, and, of absolute poses, another way to write a rotation.  Not
 exact are: another rate; relative rotations written otherwise (small Euler steps are not small turns about an axis); and
-absolute targets for relative ones without the controller's running target, for which :func:`to_relative` and
-:func:`to_absolute` are there.  Rotations are scipy's; Euler angles turn about the fixed axes x, y, z in that order, as
-PyBullet's do.
+absolute targets for relative ones, which takes the controller's running target.  Rotations are scipy's; Euler angles
+turn about the fixed axes x, y, z in that order, as PyBullet's do.
 """
 
 from __future__ import annotations
@@ -114,41 +113,6 @@ def _matrix_from_columns(columns: NDArray[np.floating]) -> NDArray[np.float64]:
     second = second - (first * second).sum(-1, keepdims=True) * first
     second = second / np.linalg.norm(second, axis=-1, keepdims=True)
     return np.stack([first, second, np.cross(first, second)], axis=-1)
-
-
-def to_relative(
-    absolute: NDArray[np.floating], target: NDArray[np.floating], ours: ActionConvention = CALVIN_ACTIONS
-) -> NDArray[np.float64]:
-    """Return the relative actions (K, 7) that lead the controller's target through absolute ones.
-
-    Args:
-        absolute: (K, 7) poses in metres and Euler angles in radians, then the gripper, which is left alone.
-        target: (6,) the controller's running target before the first; not the measured pose of the hand.
-        ours: units of the result.
-    """
-    absolute = np.asarray(absolute, np.float64)
-    poses = np.concatenate([np.asarray(target, np.float64)[None], absolute[:, :6]])  # (K+1, 6)
-    steps = np.diff(poses, axis=0)
-    steps[:, 3:] = _wrapped(steps[:, 3:])
-    return np.concatenate([steps / _units(ours), absolute[:, 6:]], -1)
-
-
-def to_absolute(
-    relative: NDArray[np.floating], target: NDArray[np.floating], ours: ActionConvention = CALVIN_ACTIONS
-) -> NDArray[np.float64]:
-    """Return the targets (K, 7), in metres and radians, that relative actions lead the controller through."""
-    relative = np.asarray(relative, np.float64)
-    poses = np.asarray(target, np.float64) + np.cumsum(relative[:, :6] * _units(ours), axis=0)
-    poses[:, 3:] = _wrapped(poses[:, 3:])
-    return np.concatenate([poses, relative[:, 6:]], -1)
-
-
-def _units(convention: ActionConvention) -> NDArray[np.float64]:
-    return np.repeat([convention.metres_per_unit, convention.radians_per_unit], 3)
-
-
-def _wrapped(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (angles + np.pi) % (2 * np.pi) - np.pi
 
 
 class Converted:

@@ -15,8 +15,6 @@ from policies.conventions import (
     Converted,
     conversion,
     rewrite,
-    to_absolute,
-    to_relative,
     width,
 )
 from policies.simple import RandomPolicy
@@ -105,16 +103,6 @@ def test_absolute_poses_become_calvins(kind):
 def test_what_is_not_exact_is_refused(theirs, reason):
     with pytest.raises(PolicyError, match=reason):
         conversion(theirs, CALVIN_ACTIONS)
-
-
-def test_relative_actions_lead_through_absolute_ones_and_back():
-    rng = np.random.default_rng(0)
-    target = np.array([0.1, -0.2, 0.5, 3.1, 0.0, -3.1])
-    relative = np.concatenate([rng.uniform(-1, 1, (60, 6)), np.where(rng.random((60, 1)) < 0.5, 1.0, -1.0)], -1)
-    absolute = to_absolute(relative, target)
-    assert np.abs(absolute[:, 3:6]).max() <= np.pi
-    np.testing.assert_allclose(absolute[0, :3], target[:3] + 0.02 * relative[0, :3])
-    np.testing.assert_allclose(to_relative(absolute, target), relative, atol=1e-9)
 
 
 def test_a_policy_can_be_served_in_metres_and_radians(observations):

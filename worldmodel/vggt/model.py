@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from worldmodel import geometry
 from worldmodel.vggt.aggregator import Aggregator
 from worldmodel.vggt.config import VggtConfig
 from worldmodel.vggt.dense_head import DenseHead, signed_exponential
@@ -77,8 +76,3 @@ class Vggt(nn.Module):
         """Return the height and width to which an image is resized: whole patches, the image's aspect."""
         patch, size = self.config.patch_size, self.config.image_size
         return max(patch, round(size * height / width / patch) * patch), size
-
-    @staticmethod
-    def decode_wrist(encoding: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pose (B, 4, 4) and field of view (B, 2) of wrist encodings (B, 9)."""
-        return geometry.decode_pose(encoding)

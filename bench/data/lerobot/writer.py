@@ -138,7 +138,6 @@ class LeRobotWriter:
             raise UserError(
                 f"{self._partial}: expected an unfinished export of the same data, got another's; delete it"
             )
-        self._origin = plan
         atomic.make_directory(self._partial)
         atomic.write_json(noted, plan)
         words = [word for part in parts for piece in part for word in dict.fromkeys(piece.sentences())]
