@@ -6,8 +6,10 @@ command line, and what is collected (:mod:`bench.demonstrations`).
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,21 @@ from bench.data.calvin.part import FORMATS, Format
 from bench.demonstrations import CollectOptions, collect
 from bench.errors import UserError
 
+_PREFIX = "wristbench-perf-collect-"
 _KEPT = (
     "format", "episodes", "frames", "seconds", "timings", "frames_per_minute", "shares", "success_rate",
 )  # fmt: skip
+
+
+@contextmanager
+def _thrown_away(folder: Path | None) -> Iterator[Path]:
+    """Give a place for a data set that goes afterwards; what killed measurements left, gigabytes, goes before."""
+    root = Path(tempfile.gettempdir()) if folder is None else atomic.make_directory(folder)
+    for left in root.glob(f"{_PREFIX}*"):
+        with suppress(UserError, OSError), atomic.locked(left):
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=root) as held, atomic.locked(Path(held)):
+        yield Path(held) / "data"
 
 
 def measure(
@@ -54,9 +68,9 @@ def measure(
     for form in formats:
         chosen = replace(options, format=form)
         for count in workers:
-            with tempfile.TemporaryDirectory(dir=None if folder is None else atomic.make_directory(folder)) as place:
-                made = collect(Path(place), chosen, workers=count, progress=progress, ray_address=ray_address)
-                size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
+            with _thrown_away(folder) as place:
+                made = collect(place, chosen, workers=count, progress=progress, ray_address=ray_address)
+                size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
             run = {"workers": count, **{key: made[key] for key in _KEPT}, "megabytes": round(size / 1e6, 1)}
             runs.append(run)
     return {"scenes": options.scenes, "depth": options.depth, "runs": runs}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import atomic
 from bench.demonstrations import CollectOptions
 from bench.errors import UserError
-from bench.perf.collect import measure
+from bench.perf.collect import _PREFIX, _thrown_away, measure
 
 OPTIONS = CollectOptions(tasks=("turn_on_led",), episodes=1, validation_episodes=1, depth=False)
 
@@ -29,3 +30,15 @@ def test_every_form_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
 def test_nothing_to_measure_is_refused() -> None:
     with pytest.raises(UserError, match="at least one"):
         measure(OPTIONS, workers=[])
+
+
+def test_what_a_killed_measurement_left_goes_and_what_a_living_one_uses_stays(tmp_path: Path) -> None:
+    dead, used, other = (tmp_path / name for name in (f"{_PREFIX}dead", f"{_PREFIX}used", "tmp_of_somebody"))
+    for folder in (dead, used, other):
+        folder.mkdir()
+        (folder / "data").write_text("x" * 100)
+    with atomic.locked(used), _thrown_away(tmp_path) as place:
+        assert not dead.exists()
+        assert {path.name for path in tmp_path.iterdir()} == {used.name, other.name, place.parent.name}
+    assert (used / "data").exists()
+    assert not place.parent.exists()
