@@ -223,7 +223,16 @@ def _short(error: Exception) -> str:
 
 
 def same_training(record: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """Return ``name: there != wanted`` for each entry of ``identity`` that a recorded training does not share."""
-    return [
-        f"{name}: {record.get(name)!r} != {value!r}" for name, value in identity.items() if record.get(name) != value
-    ]
+    """Return ``name: there != wanted`` for each entry of ``identity`` that a recorded training does not share.
+
+    Of settings within settings only those that differ are named.
+    """
+    differing = []
+    for name, wanted in identity.items():
+        there = record.get(name)
+        if isinstance(there, Mapping) and isinstance(wanted, Mapping):
+            everything = dict.fromkeys(there) | dict(wanted)
+            differing += [f"{name}.{one}" for one in same_training(there, everything)]
+        elif there != wanted:
+            differing.append(f"{name}: {there!r} != {wanted!r}")
+    return differing

@@ -146,3 +146,16 @@ def test_a_write_that_fails_leaves_no_policy_and_no_debris(policy, tmp_path, mon
     with pytest.raises(PolicyError, match="No space left on device"):
         policy.save_pretrained(tmp_path / "policy")
     assert list((tmp_path / "policy").iterdir()) == []
+
+
+def test_of_two_trainings_only_the_settings_that_differ_are_named():
+    there = {"seed": 0, "training": {"steps": 12, "batch": 32, "old": 1, "betas": {"a": 1}}}
+    wanted = {"seed": 0, "training": {"steps": 14, "batch": 32, "betas": {"a": 2}, "new": True}}
+    assert checkpoint.same_training(there, wanted) == [
+        "training.steps: 12 != 14",
+        "training.old: 1 != None",
+        "training.betas.a: 1 != 2",
+        "training.new: None != True",
+    ]
+    assert checkpoint.same_training(there, {"seed": 0}) == []
+    assert checkpoint.same_training({}, {"training": {"steps": 1}}) == ["training: None != {'steps': 1}"]
