@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.errors import UserError
-from bench.metrics.closure import chains_needed, paired_difference
+from bench.metrics.closure import MIN_CHAINS, chains_needed, paired_difference
 from bench.metrics.early_stop import PairedSequence, Verdict
 from bench.rollout.chain import Chain, ChainResult
 from bench.rollout.ledger import LEDGER_FILE, Ledger, read_ledger
@@ -87,8 +87,8 @@ class Comparison:
         stopped because of what was seen.
 
         Returns:
-            ``value``, ``interval`` (95 %, bootstrap over chains), ``chains``, and ``chains_needed``: how many would
-            show a difference of this size, or None where these do.
+            ``value``, ``interval`` (95 %, bootstrap over chains; None of chains that are too few or all differ
+            alike), ``chains``, and ``chains_needed``: how many would show a difference of this size, or None.
         """
         mine = {row.chain_id: row for row in rows}
         shared = sorted(mine.keys() & self._theirs.keys())
@@ -97,11 +97,12 @@ class Comparison:
         theirs = [replace(self._theirs[chain_id], seed=self._seed) for chain_id in shared]
         found = paired_difference(theirs, [mine[chain_id] for chain_id in shared])
         low, high = found.interval
-        needed = None
-        if low <= 0 <= high and found.value != 0:
+        says, needed = len(shared) >= MIN_CHAINS and low < high, None
+        if says and low <= 0 <= high and found.value != 0:
             spread = np.std([mine[chain_id].solved - self._theirs[chain_id].solved for chain_id in shared], ddof=1)
             needed = chains_needed(found.value, float(spread))
-        return {**asdict(found), "chains": len(shared), "chains_needed": needed}
+        interval = list(found.interval) if says else None
+        return {"value": found.value, "interval": interval, "chains": len(shared), "chains_needed": needed}
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain JSON data."""

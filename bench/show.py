@@ -105,7 +105,8 @@ def _comparison(console: Console, said: Mapping[str, Any]) -> None:
     if whole is not None:
         needed = whole["chains_needed"]
         more = "" if needed is None else f"; about {needed} chains would show a difference of this size"
-        difference = f"{whole['value']:+.2f} (95 % {_from_to(whole['interval'])})"
+        spread = "no interval" if whole["interval"] is None else f"95 % {_from_to(whole['interval'])}"
+        difference = f"{whole['value']:+.2f} ({spread})"
         console.print(f"{other}: {difference} on {whole['chains']} chains that both have{more}")
         return
     difference = "no pair" if said["mean_difference"] is None else f"{said['mean_difference']:+.2f}"

@@ -125,6 +125,9 @@ def test_two_whole_rollouts_have_an_ordinary_paired_difference_too(tmp_path: Pat
     assert unclear["interval"][0] <= 0 < unclear["value"]
     assert unclear["chains_needed"] > 38
     assert comparison.over_all([]) is None
+    few = comparison.over_all(ours[:9])
+    assert few is not None
+    assert (few["interval"], few["chains_needed"]) == (None, None)
 
 
 def test_without_early_stop_a_decided_comparison_has_not_stopped(
@@ -136,7 +139,7 @@ def test_without_early_stop_a_decided_comparison_has_not_stopped(
             ledger.append(row(chain_id, "expert", 5))
     record = said(capsys, *random, "--out", tmp_path / "ours", "--against", tmp_path / "expert")
     assert (record["comparison"]["decided"], record["comparison"]["stopped_early"]) == ("worse", False)
-    assert record["comparison"]["over_all"]["value"] == -5.0
+    assert record["comparison"]["over_all"] == {"value": -5.0, "interval": None, "chains": 12, "chains_needed": None}
 
 
 def test_comparison_of_another_protocol_or_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def test_one_that_ran_to_its_end_says_the_difference_and_what_would_show_it(show
     whole = {"value": 0.25, "interval": [-0.1, 0.6], "chains": 40, "chains_needed": 310}
     text = shown("rollout", ROLLOUT | {"comparison": COMPARISON | {"over_all": whole}})
     assert "(real/0): +0.25 (95 % -0.10 … 0.60) on 40 chains that both have; about 310 chains would show" in text
+    few = whole | {"interval": None, "chains_needed": None}
+    assert "+0.25 (no interval) on 40" in shown("rollout", ROLLOUT | {"comparison": COMPARISON | {"over_all": few}})
     shows = whole | {"chains_needed": None}
     assert "would show" not in shown("rollout", ROLLOUT | {"comparison": COMPARISON | {"over_all": shows}})
 

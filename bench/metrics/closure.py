@@ -184,10 +184,8 @@ def _no_gap(gap: Difference, chains: int) -> str:
     low, high = gap.interval
     if chains < MIN_CHAINS:
         return f"{chains} chains are too few to resample, at least {MIN_CHAINS} are needed"
-    return (
-        f"the gap between real and anchor is not clearly above zero ({gap.value:+.2f} subtasks, "
-        f"95 % interval {low:+.2f} to {high:+.2f})"
-    )
+    spread = f"95 % interval {low:+.2f} to {high:+.2f}" if low < high else "the same in every draw of chains"
+    return f"the gap between real and anchor is not clearly above zero ({gap.value:+.2f} subtasks, {spread})"
 
 
 def _ratio_interval(sample: np.ndarray) -> tuple[float, float]:
