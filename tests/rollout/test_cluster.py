@@ -71,10 +71,11 @@ def head(port: int, *options: str, **environment: str) -> Iterator[str]:
         process.wait()
 
 
-def test_nothing_listens_beyond_the_loopback_interface(tmp_path: Path) -> None:
+def test_nothing_listens_beyond_the_loopback_interface_and_nobody_without_the_token_is_heard(tmp_path: Path) -> None:
     found = driver("listening", tmp_path)
-    assert found
-    assert all(ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1") for ip in found), found
+    assert found["addresses"]
+    assert all(ip in ("127.0.0.1", "::1", "::ffff:127.0.0.1") for ip in found["addresses"]), found
+    assert found["stranger"] == "refused"
 
 
 @pytest.mark.slow
