@@ -69,14 +69,14 @@ class Frame:
         self._copies: dict[tuple[str, int], gpu_copy.GpuCopy] = {}
 
     def take(self, names: Sequence[str], kinds: Iterable[str], place: int = 0) -> Callable[[], Pictures]:
-        """Take the named views, ``rgb`` and/or ``depth``, as they stand; what is returned needs no context.
+        """Take the named views, ``rgb`` and/or ``depth``, as they stand; what is returned waits for them.
 
         Args:
             names: of the cameras.
             kinds: of pictures.
             place: among those on their way from the GPU; what was taken there before must have been fetched.
         """
-        if gl.on_cpu() or not gpu_copy.supported(self._context):
+        if gl.on_cpu():
             pictures = {f"{kind}_{name}": self._read(kind, name) for kind in kinds for name in names}
             return lambda: pictures
         around = _around(names)

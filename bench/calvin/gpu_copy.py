@@ -2,7 +2,8 @@
 
 Mapping an ordinary buffer makes a driver copy it once more, a second piece of work for which a process queues again
 where many share a GPU.  So the buffer lies in the processor's memory from the start (OpenGL's persistent mapping), and
-EGL's fence says when the copy is there; waiting for it takes no context, so other threads draw meanwhile.
+EGL's fence says when the copy is there; waiting for it takes no context, so other threads draw meanwhile.  Where a
+driver has no such memory the buffer is mapped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.calvin import gl
 from bench.calvin.gl_calls import SIGNATURES, calls
 from bench.errors import UserError
 
@@ -26,43 +28,40 @@ SPIN_S = 0.005
 """How long a fence is asked again and again before this process sleeps, and may wake up later than the picture came."""
 
 
-def supported(context: Any) -> bool:
-    """Say whether moderngl's ``context`` and this machine's EGL have the calls."""
+def _pinned(context: Any, buffer: Any) -> NDArray[np.uint8] | None:
+    """Give a moderngl buffer memory that GPU and processor reach; return it, or None where there is no such thing."""
+    call = calls()
     # Asked for OpenGL 3.3, NVIDIA gives that version and newer parts as extensions, Mesa the newest version.
-    return "GL_ARB_buffer_storage" in context.extensions and len(calls()) == len(SIGNATURES)
+    if "GL_ARB_buffer_storage" not in context.extensions or len(call) < len(SIGNATURES):
+        return None
+    keep = _READ | _PERSISTENT | _COHERENT
+    call["glBindBuffer"](_COPY_READ_BUFFER, buffer.glo)
+    call["glBufferStorage"](_COPY_READ_BUFFER, buffer.size, None, keep | _CLIENT_STORAGE)
+    address = call["glMapBufferRange"](_COPY_READ_BUFFER, 0, buffer.size, keep)
+    call["glBindBuffer"](_COPY_READ_BUFFER, 0)
+    return None if address is None else np.ctypeslib.as_array((ctypes.c_uint8 * buffer.size).from_address(address))
 
 
 class GpuCopy:
     """One picture's way to the processor, used again and again.
 
     Args:
-        context: moderngl's, which must be current, as in every method but :meth:`wait`, and ``supported``.
+        context: moderngl's, which must be current, as in every method but :meth:`wait`.
         size: bytes at most.
-
-    Raises:
-        UserError: no memory that both reach.
     """
 
     def __init__(self, context: Any, size: int) -> None:
         self._context = context
         self.buffer = context.buffer(reserve=size, dynamic=True)
-        call, keep = calls(), _READ | _PERSISTENT | _COHERENT
-        call["glBindBuffer"](_COPY_READ_BUFFER, self.buffer.glo)
-        call["glBufferStorage"](_COPY_READ_BUFFER, size, None, keep | _CLIENT_STORAGE)
-        address = call["glMapBufferRange"](_COPY_READ_BUFFER, 0, size, keep)
-        call["glBindBuffer"](_COPY_READ_BUFFER, 0)
-        if address is None:
-            raise UserError(
-                f"renderer gl: expected {size} bytes that GPU and processor share, got none; "
-                "free memory, or choose --renderer bullet-tiny"
-            )
-        self._memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        self._memory = _pinned(context, self.buffer)
         self._display: int | None = None
         self._fence: int | None = None
 
     def begun(self) -> None:
         """Remember that the copy into ``buffer`` is the last command so far."""
         self._drop()
+        if self._memory is None:
+            return
         self._display = calls()["eglGetCurrentDisplay"]()
         self._fence = calls()["eglCreateSyncKHR"](self._display, _FENCE, None)
         if self._fence is None:  # fences are an extension
@@ -74,6 +73,9 @@ class GpuCopy:
         Raises:
             UserError: the GPU does not come to it.
         """
+        if self._memory is None:
+            with gl.LOCK, self._context:
+                return np.frombuffer(self.buffer.read(), np.uint8)
         if self._fence is not None:
             look, until = calls()["eglClientWaitSyncKHR"], time.perf_counter() + SPIN_S
             answer = look(self._display, self._fence, 0, 0)

@@ -241,17 +241,22 @@ def test_drawing_everything_anew_gives_the_picture_that_a_kept_background_gives(
             np.testing.assert_array_equal(anew[name], kept[name])
 
 
-def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monkeypatch):
-    monkeypatch.setattr(gl, "on_cpu", lambda: False)
-    assert gpu_copy.supported(env._drawer()._context)
-    copied = [env._drawer().draw(names, ("rgb", "depth")) for names in (("static", "gripper"), ("gripper",))]
-    monkeypatch.setattr(gpu_copy, "supported", lambda _: False)
-    read = [env._drawer().draw(names, ("rgb", "depth")) for names in (("static", "gripper"), ("gripper",))]
-    for one, other in zip(copied, read, strict=True):
-        assert one.keys() == other.keys()
-        for name, view in other.items():
-            assert view.dtype == one[name].dtype
-            np.testing.assert_array_equal(view, one[name])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monkeypatch, pinned):
+    if not pinned:
+        monkeypatch.setattr(gpu_copy, "_pinned", lambda *_: None)
+    monkeypatch.setattr(GlRenderer, "_draw_on_backdrop", GlRenderer._draw_anew)
+    for names in (("static", "gripper"), ("gripper",)):
+        read = env._drawer().draw(names, ("rgb", "depth"))
+        with monkeypatch.context() as gpu:
+            gpu.setattr(gl, "on_cpu", lambda: False)
+            copied = env._drawer().draw(names, ("rgb", "depth"))
+        copies = env._drawer()._frame._copies
+        assert {copy._memory is not None for copy in copies.values()} == {pinned}
+        assert copied.keys() == read.keys()
+        for name, view in read.items():
+            assert view.dtype == copied[name].dtype
+            np.testing.assert_array_equal(view, copied[name])
 
 
 def test_what_a_gpu_copied_is_read_while_others_draw(env, monkeypatch):
