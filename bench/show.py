@@ -13,6 +13,8 @@ from rich.table import Table
 TERMINAL_COLUMNS = ("arm", "length", "95 %", "1/5", "2/5", "3/5", "4/5", "5/5", "chains")
 """Heads of ``tables.ARM_COLUMNS`` that fit 80 characters."""
 
+MOST_COLUMNS = 8
+
 
 def _record(console: Console, record: Mapping[str, Any]) -> None:
     from bench.report import tables
@@ -139,12 +141,27 @@ def _train_policy(console: Console, result: Mapping[str, Any]) -> None:
 
 
 def _plain(console: Console, result: Mapping[str, Any]) -> None:
+    listed = {name: value for name, value in result.items() if _is_table(value)}
     table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in _lines(result):
+    for name, text in _lines({name: value for name, value in result.items() if name not in listed}):
         table.add_row(escape(name), escape(text))
     console.print(table)
+    for name, rows in listed.items():
+        console.print(escape(name))
+        table = Table(*map(escape, rows[0]), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for row in rows:
+            table.add_row(*(escape(_cell(value)) for value in row.values()))
+        console.print(table)
+
+
+def _is_table(value: Any) -> bool:
+    """Say whether a value is a list of measurements of the same few things."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(row, Mapping) for row in value) or not value:
+        return False
+    flat = not any(isinstance(one, (Mapping, list, tuple)) for row in value for one in row.values())
+    return flat and len({tuple(row) for row in value}) == 1 and len(value[0]) <= MOST_COLUMNS
 
 
 def _lines(result: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:

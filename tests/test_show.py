@@ -94,7 +94,17 @@ def test_trained_policies_are_a_row_each_and_what_was_not_measured_is_a_dash(sho
 
 def test_anything_else_is_a_line_for_each_value(shown):
     result = {"steps": 12, "rate": 123456.7, "ok": True, "none": None, "empty": {}, "list": [1, 2.5],
-              "inner": {"a": {"b": [0.123456]}}, "rows": [{"n": 1}, {"n": 2}], "text": "[bold]"}  # fmt: skip
+              "inner": {"a": {"b": [0.123456]}},
+              "rows": [{"n": {"m": 1}}, {"n": {"m": 2}}], "text": "[bold]"}  # fmt: skip
     assert shown("collect", result) == (
-        "steps 12 rate 123457 ok yes none – empty none list 1, 2.5 inner a b 0.1235 rows 1 n 1 rows 2 n 2 text [bold]"
+        "steps 12 rate 123457 ok yes none – empty none list 1, 2.5 inner a b 0.1235 "
+        "rows 1 n m 1 rows 2 n m 2 text [bold]"
     )
+
+
+def test_measurements_of_the_same_things_are_a_table(shown):
+    rows = [{"workers": 1, "steps_per_s": 271.5}, {"workers": 2, "steps_per_s": None}]
+    head, *lines = shown("env", {"steps": 5, "crowd": rows, "none": []}).split(" crowd ")
+    assert head == "steps 5 none none"
+    assert lines[0].startswith("workers steps_per_s")
+    assert lines[0].endswith("1 271.5 2 –")
