@@ -1,14 +1,18 @@
-"""Who uses the machine's cores during a rollout: its workers, its inference actors, Ray, and the driver itself.
+"""What the machine's cores give, and who uses them during a rollout: workers, inference actors, Ray, the driver.
 
 Sixteen workers on sixteen cores leave none for the others; this says how many the others took.  Only processes that
-this one started are seen: of a cluster, the driver alone.
+this one started are seen: of a cluster, the driver alone.  And sixteen cores at work are slower, each of them, than one
+that is at work alone: no number of workers can make up for that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 import psutil
@@ -17,6 +21,35 @@ EVERY_S = 1.0
 DRIVER, OTHERS = "driver", "ray"
 KINDS = {"ray::ChainWorker": "workers", "ray::InferenceActor": "inference", "ray::GeneratorActor": "generator"}
 """How a process calls itself while it is at work (Ray names it after the actor), and what it counts as."""
+
+SPIN_S = 0.5
+SPIN = """
+import sys, time
+began, count = float(sys.argv[1]), 0
+while time.monotonic() < began:
+    pass
+while time.monotonic() < began + float(sys.argv[2]):
+    for _ in range(1000):
+        count += 1
+print(count)
+"""
+"""Work that stays in a core's own caches; the clock is the machine's, so that all begin together."""
+
+
+def own_speed(counts: Sequence[int]) -> dict[int, float]:
+    """Return how fast one of so many processes works that do nothing but count, relative to one that is alone.
+
+    It falls where cores share their parts or their clock, and where there are fewer cores than processes.
+    """
+    alone = _counted(1)
+    return {count: _counted(count) / alone if count > 1 else 1.0 for count in dict.fromkeys(counts)}
+
+
+def _counted(processes: int) -> float:
+    begin = time.monotonic() + 0.3 + 0.03 * processes  # all have started by then
+    command = [sys.executable, "-S", "-E", "-c", SPIN, str(begin), str(SPIN_S)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
+    return sum(int(process.communicate()[0]) for process in started) / processes
 
 
 class CoreWatch:

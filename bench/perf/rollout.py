@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.perf.cores import CoreWatch
+from bench.perf.cores import CoreWatch, own_speed
 from bench.rollout.chain import STEPS_PER_SUBTASK, ChainResult, evaluation_chains
 from bench.rollout.sources import BUILT_IN, PolicySource
 from bench.rollout.spent import PARTS, WORLD_PARTS, Meter
@@ -107,7 +107,9 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
         command's, Ray's start and the policy's included), ``cores`` (see :class:`bench.perf.cores.CoreWatch`),
         ``steps_per_core_s`` (steps by the workers' CPU time: it falls where cores get slower, not where they are few),
         ``average_length`` and ``efficiency``: the run's steps a second for each worker, relative to the run with the
-        fewest workers.  ``same_rows`` says whether chains that several runs had in common came out the same.
+        fewest workers; ``core_speed``: the same of as many processes that only count
+        (:func:`bench.perf.cores.own_speed`), which is what this machine lets the best harness reach.  ``same_rows``
+        says whether chains that several runs had in common came out the same.
     """
     from bench.jobs import device
 
@@ -140,9 +142,11 @@ def measure(options: PerfOptions, world: WorldOptions, *, progress: bool = False
                 {"workers": workers, "wall_s": took, **summary(meter), "steps_per_core_s": per_core, "cores": cores}
             )
     base = min(runs, key=lambda run: run["workers"])
+    speeds = own_speed(options.workers)
     for run, scored in zip(runs, rows, strict=True):
         run["average_length"] = sum(row.solved for row in scored) / len(scored) if scored else None
         run["efficiency"] = run["env_steps_per_s"] / run["workers"] / (base["env_steps_per_s"] / base["workers"])
+        run["core_speed"] = speeds[run["workers"]] / speeds[base["workers"]]
     return {
         "policy": options.policy,
         "slow_policy_ms": options.slow_policy_ms,
@@ -219,6 +223,7 @@ _SHOWN = {
     "chains_per_hour": ("chains an hour", ",.0f"),
     "env_steps_per_s": ("steps a second", ",.0f"),
     "efficiency": ("efficiency", ".2f"),
+    "core_speed": ("a core's own speed", ".2f"),
     "steps_per_core_s": ("steps a core's second", ",.0f"),
     "overhead_us_per_step": ("overhead a step, µs", ".0f"),
     "physics_ms_per_step": ("physics a step, ms", ".2f"),
@@ -234,7 +239,7 @@ _SHOWN = {
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Return a measurement as a table for a terminal: a row for each figure, a column for each number of workers."""
     runs = result["runs"]
-    lines = [[head, *_cells([run[name] for run in runs], form)] for name, (head, form) in _SHOWN.items()]
+    lines = [[head, *_cells([run.get(name) for run in runs], form)] for name, (head, form) in _SHOWN.items()]
     for group, form in (("shares", ".1%"), ("cores", ".2f")):
         names = dict.fromkeys(name for run in runs for name in run[group])
         lines += [[f"{group}: {name}", *_cells([run[group].get(name) for run in runs], form)] for name in names]

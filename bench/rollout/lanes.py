@@ -40,6 +40,6 @@ class Lanes:
         if self.number == self._most or self._seen <= self._of_before:
             return
         self._busy_s, self._whole_s = self._busy_s + stint.spent.get("busy", 0.0), self._whole_s + stint.seconds
-        if self._seen >= 2 * self._of_before:
+        if self._seen >= self._of_before + self._workers:
             self.number += self.number * self._busy_s < AT_WORK * self._whole_s
             self._of_before, self._seen, self._busy_s, self._whole_s = self.number * self._workers, 0, 0.0, 0.0

@@ -13,7 +13,7 @@ import pytest
 from rollout_doubles import NoisyPolicy
 
 from bench.errors import UserError
-from bench.perf.cores import CoreWatch
+from bench.perf.cores import CoreWatch, own_speed
 from bench.perf.rollout import PerfOptions, Slow, _agree, measure, rows, slowed, summary
 from bench.rollout.chain import ChainResult
 from bench.rollout.spent import Meter, Stint, TimedWorld
@@ -75,6 +75,14 @@ def test_cores_are_those_that_a_process_burns() -> None:
     assert set(cores) == {"driver", "ray"}
     assert cores["ray"] > 5 * cores["driver"]
     assert watch.cores(ended, ended) == {}
+
+
+def test_more_processes_than_cores_are_slower_each() -> None:
+    cores = len(psutil.Process().cpu_affinity())
+    speeds = own_speed([1, 4 * cores])
+    assert list(speeds) == [1, 4 * cores]
+    assert speeds[1] == 1.0
+    assert 0.0 < speeds[4 * cores] < 0.7
 
 
 def test_timed_world_is_the_world_and_counts() -> None:
