@@ -85,8 +85,9 @@ class RolloutOptions:
             raise UserError(f"chains: expected 1 to 1000 (CALVIN has 1000), got {self.chains}; give --chains 1000")
         if self.steps_per_subtask < 1:
             raise UserError(f"steps per subtask: expected at least 1, got {self.steps_per_subtask}; CALVIN gives 360")
-        if self.batch < 1:
-            raise UserError(f"batch: expected at least 1, got {self.batch}; give --batch 16")
+        for name, value in (("batch", self.batch), ("lanes", self.lanes), ("servers", self.servers)):
+            if value is not None and value < 1:
+                raise UserError(f"{name}: expected at least 1, got {value}; leave --{name} out for the default")
         if self.early_stop is not None and self.against is None:
             raise UserError("early stop: expected a rollout to compare with; give --against RUN")
 

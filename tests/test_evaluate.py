@@ -66,6 +66,12 @@ def test_training_sentences_are_drawn_by_seed() -> None:
         sentences("training:x")
 
 
+@pytest.mark.parametrize("name", ["batch", "lanes", "servers"])
+def test_none_of_a_thing_is_refused_and_not_taken_for_the_default(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: expected at least 1, got 0; leave --{name} out"):
+        RolloutOptions(**{name: 0})
+
+
 def test_early_stop_needs_something_to_compare_with() -> None:
     with pytest.raises(UserError, match="give --against RUN"):
         RolloutOptions(early_stop=0.05)
