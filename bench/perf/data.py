@@ -59,6 +59,10 @@ def measure(
     Raises:
         UserError: the data set is packed or too short.
     """
+    if frames < 2 * WINDOW or not seconds > 0:
+        raise UserError(
+            f"perf data: expected at least {2 * WINDOW} frames and some time, got {frames} and {seconds:g} s"
+        )
     with tempfile.TemporaryDirectory(prefix="wristworld-perf-") as folder:
         scratch = Path(folder)
         dataset = _made(scratch / "calvin", frames) if directory is None else CalvinDataset(directory)

@@ -31,3 +31,9 @@ def test_a_packed_or_short_data_set_is_refused(tiny_root: Path, tmp_path: Path) 
     pack_dataset(tiny_root, tmp_path / "packed")
     with pytest.raises(UserError, match="frame files"):
         measure(tmp_path / "packed")
+
+
+@pytest.mark.parametrize("settings", [{"frames": 0}, {"frames": 31}, {"seconds": 0.0}])
+def test_nothing_to_measure_is_refused_before_anything_is_made(settings):
+    with pytest.raises(UserError, match="perf data: expected at least 32 frames and some time"):
+        measure(**settings)
