@@ -94,7 +94,7 @@ class Backdrop:
         fixed_state: bytes,
         draw_fixed: Callable[[], None],
         draw_carried: Callable[[], None],
-        shadow_frame: Any,
+        no_shadow: Callable[[], None],
         still_shadow: Callable[[], None],
     ) -> None:
         """Draw the still parts anew; those that are fixed only if ``fixed_state`` is another than the last time.
@@ -103,10 +103,10 @@ class Backdrop:
             fixed_state: all that the fixed parts' picture depends on.
             draw_fixed: draws them into the framebuffer in use, which has the view's rectangle as its viewport.
             draw_carried: draws the other still parts.
-            shadow_frame: the shadow map's.
+            no_shadow: empties the shadow map.
             still_shadow: puts the shadow of all still parts into the shadow map.
         """
-        shadow_frame.clear(depth=1.0)
+        no_shadow()
         if fixed_state != self._fixed_state:
             self._fixed_state = fixed_state
             self._fixed.target.use()

@@ -228,11 +228,11 @@ class GlRenderer:
             self._still_state = still
             self._shadow_map.draw_still(lambda: self._drawing.cast(self._moving, len(self.parts)))
             self._backdrop_is_stale = True
-        self._shadow_map.draw(lambda: self._drawing.cast(0, self._moving))
         frame = self._frame.target
         if backdrop.VIEW in moment.clips:
             kept = self._still_background(moment)
             kept.copy_to(self._frame)
+        self._shadow_map.draw(lambda: self._drawing.cast(0, self._moving))
         frame.use()
         if backdrop.VIEW not in moment.clips:
             frame.clear(*shaders.BACKGROUND, 1.0, depth=1.0)
@@ -256,11 +256,10 @@ class GlRenderer:
                 moment.objects[self._fixed_rows].tobytes(),
                 lambda: self._drawing.draw(clip_from_world, self._fixed_runs),
                 lambda: self._drawing.draw(clip_from_world, self._carried_runs),
-                self._shadow_map.frame,
+                lambda: self._shadow_map.draw_all(None),
                 self._shadow_map.draw,
             )
             self._backdrop_is_stale = False
-            self._shadow_map.draw(lambda: self._drawing.cast(0, self._moving))
         return self._backdrop
 
     def _runs_in_sight(self, clip_from_world: NDArray[np.float64], world: NDArray[np.float64]) -> list[Run]:

@@ -45,11 +45,12 @@ class ShadowMap:
             draw()
         self.depths[0].use(UNIT)
 
-    def draw_all(self, draw: Callable[[], None]) -> None:
-        """Make the map of what ``draw`` draws alone; bind it."""
+    def draw_all(self, draw: Callable[[], None] | None) -> None:
+        """Make the map of what ``draw`` draws alone, or of nothing; bind it."""
         self.frame.use()
         self.frame.clear(depth=1.0)
-        draw()
+        if draw is not None:
+            draw()
         self.depths[0].use(UNIT)
 
     def release(self) -> None:
