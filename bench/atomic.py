@@ -48,20 +48,23 @@ def make_directory(path: Path) -> Path:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[Path]:
     """Hold a folder for this process; a second one is refused, and a dead one's lock is gone with it.
+
+    Gives the lock's file, for whoever wants no trace of it in a finished folder.
 
     Raises:
         UserError: another process holds it.
     """
-    with (make_directory(directory) / ".lock").open("w") as handle:
+    lock = make_directory(directory) / ".lock"
+    with lock.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             raise UserError(f"{directory} is in use by another run; wait for it or choose another --out") from None
-        yield
+        yield lock
 
 
 @contextmanager

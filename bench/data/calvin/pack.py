@@ -54,7 +54,8 @@ def pack(
         each: called with the number of frames done since the last call.
 
     Raises:
-        UserError: the folder holds another data set, a frame is damaged, or there is nothing to pack.
+        UserError: the folder holds another data set or another process packs into it, a frame is damaged, or there is
+            nothing to pack.
     """
     directory = Path(root) / dataset.split
     if directory.resolve() == dataset.directory.resolve():
@@ -67,12 +68,14 @@ def pack(
         raise UserError(f"{directory}: expected a pack of these frames, got another data set; choose another folder")
     if earlier != directory / PLAN_FILE:
         atomic.write_json(draft, plan)
-        for shard in range(packed.shards):
-            _write_shard(dataset, packed, shard)
-            if each is not None:
-                each(len(packed.shard_rows(shard)))
-        _copy_index(dataset, packed)
-        draft.replace(directory / PLAN_FILE)
+        with atomic.locked(directory) as lock:
+            for shard in range(packed.shards):
+                _write_shard(dataset, packed, shard)
+                if each is not None:
+                    each(len(packed.shard_rows(shard)))
+            _copy_index(dataset, packed)
+            draft.replace(directory / PLAN_FILE)
+            lock.unlink()
     return CalvinDataset(root, dataset.split)
 
 

@@ -99,6 +99,21 @@ def test_an_interrupted_pack_goes_on(dataset, tmp_path):
     assert not list(directory.glob("unfinished*"))
 
 
+def test_two_do_not_pack_into_one_folder(dataset, tmp_path):
+    met = []
+
+    def another(_: int) -> None:
+        if not met:
+            with pytest.raises(UserError, match="in use by another run") as caught:
+                pack(dataset, tmp_path / "pack", rows_per_shard=7)
+            met.append(caught)
+
+    packed = pack(dataset, tmp_path / "pack", rows_per_shard=7, each=another)
+    assert met
+    same(packed.episodes[0], dataset.episodes[0])
+    assert not {".lock", "unfinished_plan.json"} & {path.name for path in packed.directory.iterdir()}
+
+
 def test_a_damaged_frame_leaves_no_shard(spoiled, tmp_path):
     frame_path(spoiled / "training", 90).write_bytes(b"")
     with pytest.raises(UserError, match="episode_0000090"):
