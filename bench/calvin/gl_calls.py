@@ -19,6 +19,7 @@ SIGNATURES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "glBindBuffer": (None, ctypes.c_uint, ctypes.c_uint),
         "glBufferStorage": (None, ctypes.c_uint, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_uint),
         "glMapBufferRange": (ctypes.c_void_p, ctypes.c_uint, ctypes.c_ssize_t, ctypes.c_ssize_t, ctypes.c_uint),
+        "glUnmapBuffer": (ctypes.c_ubyte, ctypes.c_uint),
         "eglGetCurrentDisplay": (ctypes.c_void_p,),
         "eglCreateSyncKHR": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p),
         "eglClientWaitSyncKHR": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64),

@@ -1,7 +1,7 @@
 """What is laid over meshes, at all sizes: an image and its mipmap, from a file or from a material's name.
 
-Not here: how a material looks (``bench.calvin.textures``).  The driver could compute mipmaps, but Mesa keeps what it
-compiles for that, 16 MB.  Files are decoded once and kept in the user's cache: so a worker needs no decoder.
+Not here: how a material looks (``bench.calvin.textures``).  The driver could compute mipmaps, but Mesa compiles
+programs for that and keeps them.  Files are decoded once and kept in the user's cache: so a worker needs no decoder.
 """
 
 from __future__ import annotations

@@ -241,10 +241,12 @@ def test_drawing_everything_anew_gives_the_picture_that_a_kept_background_gives(
             np.testing.assert_array_equal(anew[name], kept[name])
 
 
-@pytest.mark.parametrize("pinned", [True, False])
-def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monkeypatch, pinned):
-    if not pinned:
-        monkeypatch.setattr(gpu_copy, "_pinned", lambda *_: None)
+@pytest.mark.parametrize("memory", ["pinned", "slow", "none"])
+def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monkeypatch, memory):
+    if memory == "slow":
+        monkeypatch.setattr(gpu_copy, "_CACHED_S", 0.0)
+    if memory == "none":
+        monkeypatch.setattr(gpu_copy, "calls", dict)
     monkeypatch.setattr(GlRenderer, "_draw_on_backdrop", GlRenderer._draw_anew)
     for names in (("static", "gripper"), ("gripper",)):
         read = env._drawer().draw(names, ("rgb", "depth"))
@@ -252,7 +254,7 @@ def test_pictures_copied_by_a_gpu_are_those_read_from_the_framebuffer(env, monke
             gpu.setattr(gl, "on_cpu", lambda: False)
             copied = env._drawer().draw(names, ("rgb", "depth"))
         copies = env._drawer()._frame._copies
-        assert {copy._memory is not None for copy in copies.values()} == {pinned}
+        assert {copy._memory is not None for copy in copies.values()} == {memory == "pinned"}
         assert copied.keys() == read.keys()
         for name, view in read.items():
             assert view.dtype == copied[name].dtype
