@@ -7,6 +7,7 @@ arms differ in the wrist view and in nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -26,6 +27,7 @@ ANCHOR_SIZE, WRIST_SIZE = (200, 200), (84, 84)
 """Height and width of CALVIN's cameras; what a policy of these arms must be shown at test."""
 
 WristSource = Literal["real", "generated", "absent"]
+READERS = 8
 STATIC, GRIPPER, EXECUTED = "rgb_static", "rgb_gripper", "executed_actions"
 
 
@@ -124,6 +126,7 @@ def training_arrays(
     labels = EXECUTED if EXECUTED in dataset.episodes[0].keys else "rel_actions"
     arrays = _Arrays(total, sizes, device)
     windows, window_sentence, window_task, sentences = [], [], [], {}  # type: ignore[var-annotated]
+    stretches: list[tuple[int, Episode, WristSource, int, int]] = []
     offset = 0
     for episode in episodes:
         frames, source = frames_of[episode.id], plan.sources.get(episode.id, "absent")
@@ -131,23 +134,31 @@ def training_arrays(
             continue
         row_of = np.full(len(episode) + 1, -1, dtype=np.int64)
         row_of[frames] = offset + np.arange(len(frames))
-        for start, stop in _stretches(frames):
-            keys = [STATIC, labels, "robot_obs", *([GRIPPER] if source == "real" else [])]
-            loaded = episode.load(keys, start, stop)
-            wrist = loaded.get(GRIPPER)
-            if source == "generated":
-                if generated is None:
-                    raise UserError(
-                        f"episode {episode.id}: the arm needs generated wrist views and there is no overlay"
-                    )
-                wrist = generated.load(episode.id, start, stop)
-            arrays.put(slice(row_of[start], row_of[start] + stop - start), loaded, labels, wrist)
+        stretches += [(int(row_of[start]), episode, source, start, stop) for start, stop in _stretches(frames)]
         for window in episode.windows:
             first = row_of[window.start]
             windows.append((first, first + window.stop - window.start))
             window_sentence.append(sentences.setdefault(window.instruction, len(sentences)))
             window_task.append(window.task)
         offset += len(frames)
+
+    def read(row: int, episode: Episode, source: WristSource, start: int, stop: int) -> None:
+        loaded = episode.load([STATIC, labels, "robot_obs", *([GRIPPER] if source == "real" else [])], start, stop)
+        wrist = loaded.get(GRIPPER)
+        if source == "generated":
+            if generated is None:
+                raise UserError(f"episode {episode.id}: the arm needs generated wrist views and there is no overlay")
+            wrist = generated.load(episode.id, start, stop)
+        arrays.put(slice(row, row + stop - start), loaded, labels, wrist)
+
+    # Side by side, because a GPU that waits for ten gigabytes of pictures costs more than the training's first minute.
+    with ThreadPoolExecutor(READERS) as pool:
+        reading = [pool.submit(read, *stretch) for stretch in stretches]
+        try:
+            for one in reading:
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
     return PolicyArrays(
         anchor=arrays.anchor,
         wrist=arrays.wrist,
