@@ -161,7 +161,7 @@ def _rate(read: Callable[[int], int], seconds: float, threads: int) -> dict[str,
     start, busy = time.perf_counter(), time.process_time()
 
     def work(thread: int) -> int:
-        done, step = 0, thread
+        done, step = read(thread), thread + threads  # one at least, however late a busy machine starts a thread
         while time.perf_counter() - start < seconds:
             done += read(step)
             step += threads
