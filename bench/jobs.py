@@ -6,7 +6,6 @@ Which jobs there are and what becomes of their results is decided in ``bench/pip
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -120,14 +119,14 @@ def train_one(job: TrainJob) -> dict[str, Any]:
     """Train one arm's policy on one seed; a finished one is read, an interrupted one continued.
 
     Returns:
-        ``samples``, ``demonstrations``, ``wrist`` (episodes by source), ``seconds``, and of the validation split, seen
-        as the arm is shown the world at test: ``validation`` and ``wrist_shuffled``, the same with each frame's wrist
-        view taken from another (None where the arm is shown none, or a generated one: that needs the world model).
+        ``samples``, ``demonstrations``, ``wrist`` (episodes by source), ``seconds`` of training (the finished policy's
+        own, where it is only read), and of the validation split, seen as the arm is shown the world at test:
+        ``validation`` and ``wrist_shuffled``, the same with the wrist views of other episodes (None where the arm is
+        shown none, or a generated one: that needs the world model).
         ``before``: of the video predictor of a ``vpp``, which is trained before the policy.
     """
     from policies.train import train_policy
 
-    started = time.monotonic()
     overlay = None if job.overlay is None else Overlay.open(job.overlay)
     sizes = (job.config.anchor_size, job.config.wrist_size)
     arrays = training_arrays(
@@ -138,15 +137,15 @@ def train_one(job: TrainJob) -> dict[str, Any]:
         arrays, job.config, job.folder, arm=job.plan.arm.name, seed=job.seed, device=job.device, progress=job.progress,
         validation=held_out, log=job.log, time_limit_s=job.time_limit_s, launch=job.launch,
     )  # fmt: skip
+    before = policy.training.get("before")
     outcome = {
         "samples": arrays.samples,
         "demonstrations": len(arrays.windows),
         "wrist": job.plan.counts(),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(policy.training["seconds"] + (before or {}).get("seconds", 0.0), 2),
         "validation": policy.training.get("validation"),
         "wrist_shuffled": _without_its_wrist(policy, held_out),
     }
-    before = policy.training.get("before")
     return outcome if before is None else outcome | {"before": before}
 
 

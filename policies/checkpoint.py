@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from policies.flow import FlowPolicy
 
 FORMAT = "wristworld-policy"
-VERSION = 1
+VERSION = 2
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 SENTENCES_KEY = "sentence_table.embeddings"

@@ -73,7 +73,7 @@ def check_tracker(name: str) -> None:
     if name not in TRACKERS:
         raise PolicyError(f"log: expected one of {', '.join(TRACKERS)}, got {name!r}")
     if name != NONE and find_spec(PACKAGES[name]) is None:
-        raise PolicyError(f"log {name!r}: not installed; pip install 'wristworld-bench[{name}]', or log 'none'")
+        raise PolicyError(f"log {name!r}: not installed; pip install {PACKAGES[name]}, or log 'none'")
 
 
 def open_tracker(name: str, directory: Path, step: int, run: str, config: Mapping[str, Any]) -> Tracker | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from policies.data import DeviceArrays, PolicyArrays
 from policies.flow import FlowPolicy
@@ -61,18 +62,20 @@ def validate(
         normaliser: to report errors in action units.
         window_task: task name of each window.
         samples: size of the subset; all if there are fewer.
-        shuffle_wrist: give each sample the wrist view of another one: a policy that uses the view gets worse.
+        shuffle_wrist: give each sample the wrist view of one half the data away, so of another episode: a policy that
+            uses the view gets worse.
     """
     chosen = np.random.default_rng(0).permutation(len(data))[:samples]
     generator = torch.Generator(data.device).manual_seed(0)
+    others = _half_the_data_away(chosen)
     losses, errors, grippers, counts, windows = [], [], [], [], []
     for start in range(0, len(chosen), BATCH):
         batch = data.batch(torch.from_numpy(chosen[start : start + BATCH]).to(data.device), generator)
         inputs = batch.inputs
         if shuffle_wrist and inputs.wrist is not None:
-            half = len(inputs.wrist) // 2
-            present = inputs.wrist_present.roll(half, 0)
-            inputs = replace(inputs, wrist=inputs.wrist.roll(half, 0), wrist_present=present)
+            numbers = torch.from_numpy(others[start : start + BATCH]).to(data.device)
+            other = data.batch(numbers, torch.Generator(data.device).manual_seed(0)).inputs
+            inputs = replace(inputs, wrist=other.wrist, wrist_present=other.wrist_present)
         with torch.inference_mode():
             losses.append(float(network.loss(inputs, batch.actions, batch.valid, batch.noise, batch.t)))
             sampled = network.sample(inputs, batch.noise).cpu().numpy()
@@ -97,6 +100,14 @@ def validate(
         task_error={task: total / number for task, (total, number) in sorted(totals.items())},
         samples=len(chosen),
     )
+
+
+def _half_the_data_away(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each of these samples another of them; samples lie in the data's order, episode after episode."""
+    order = np.argsort(chosen)
+    others = np.empty_like(chosen)
+    others[order] = np.roll(chosen[order], len(chosen) // 2)
+    return others
 
 
 def validate_policy(policy: FlowPolicy, arrays: PolicyArrays, **options: Any) -> Validation:

@@ -161,7 +161,7 @@ def exported(options: MetricsOptions) -> Iterator[RolloutMetrics | None]:
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
-        raise UserError("metrics need prometheus-client: pip install 'wristworld-bench[prometheus]'") from None
+        raise UserError("metrics need prometheus-client: pip install prometheus-client") from None
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry, options.file)
     with contextlib.ExitStack() as stack:

@@ -110,7 +110,7 @@ def test_a_config_that_is_not_ours_is_refused(folder, text):
 
 def test_another_version_is_refused(folder):
     _edit(folder, version=99)
-    with pytest.raises(PolicyError, match="expected version 1, got 99"):
+    with pytest.raises(PolicyError, match="expected version 2, got 99"):
         load_policy(folder)
 
 

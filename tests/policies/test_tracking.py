@@ -112,7 +112,7 @@ def test_where_it_is_logged_is_no_other_training(mini_arrays, mini, tmp_path):
 @pytest.mark.parametrize("name", TRACKERS[1:])
 def test_what_is_not_installed_is_refused_with_the_command_that_installs_it(monkeypatch, tmp_path, name):
     monkeypatch.setattr(tracking, "find_spec", lambda _: None)
-    with pytest.raises(PolicyError, match=rf"pip install 'wristworld-bench\[{name}\]'"):
+    with pytest.raises(PolicyError, match=rf"pip install {name}, or"):
         check_tracker(name)
     with pytest.raises(PolicyError, match="not installed"):
         open_tracker(name, tmp_path, 0, "run", {})

@@ -165,3 +165,22 @@ def test_tiny_policy_overfits_a_few_samples(arrays_of, tmp_path, head, steps):
     assert score.gripper_accuracy == 1
     shuffled = validate_policy(policy, arrays, shuffle_wrist=True)
     assert shuffled.samples == 6
+
+
+def test_the_exchanged_wrist_view_is_another_episodes(arrays_of, mini, tmp_path):
+    arrays = arrays_of(12, 2, size=32)
+    shown = np.zeros_like(arrays.wrist)
+    shown[6:] = 255
+    policy = _train(replace(arrays, wrist=shown), mini, tmp_path)
+    seen: list[float] = []
+    encoder = policy.network.wrist
+
+    def look(module, inputs):
+        seen.extend(inputs[0].float().mean((1, 2, 3)).tolist())
+
+    handle = encoder.register_forward_pre_hook(look)
+    validate_policy(policy, replace(arrays, wrist=shown))
+    plain, seen[:] = list(seen), []
+    validate_policy(policy, replace(arrays, wrist=shown), shuffle_wrist=True)
+    handle.remove()
+    assert [round(255 - value) for value in seen] == [round(value) for value in plain]
