@@ -3,7 +3,7 @@
 The same arithmetic in up to three ways: kernel by kernel (``eager``), fused by ``torch.compile`` (``compile``), and
 either of them recorded once as a CUDA graph and then launched as one (``graph``, ``compile+graph``): a small network's
 kernels take a GPU less time than a processor needs to launch them one by one.  What a machine's compiler or driver
-cannot do falls back to ``eager`` with a warning.  Not here: optimiser and averaged weights (:mod:`policies.train`).
+cannot do falls back to ``eager`` with a warning.  Not here: optimiser and averaged weights (:mod:`policies.loop`).
 """
 
 from __future__ import annotations
