@@ -10,6 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -111,8 +112,9 @@ class PolicySource:
     """How a worker comes by its policy.
 
     Attributes:
-        name: ``"expert"``, ``"random"``, a checkpoint folder, a server's address (``openpi://HOST:PORT``), a
-            Hugging Face repository (``hf://OWNER/NAME``), or ``"module:callable"`` for one of your own.
+        name: ``"expert"``, ``"random"`` or another name that ``policies/registry.py`` knows, a checkpoint folder, a
+            server's address (``openpi://HOST:PORT``), a Hugging Face repository (``hf://OWNER/NAME``), or
+            ``"module:callable"`` for one of your own.
         options: keyword arguments for the callable.
         device: where a network runs, ``"cpu"`` or ``"cuda:0"``.
     """
@@ -134,11 +136,19 @@ class PolicySource:
             from policies.simple import RandomPolicy
 
             return RandomPolicy(**self.options)
-        if "://" in self.name or Path(self.name).is_dir():
-            from policies.registry import load_policy
+        if ":" not in self.name or "://" in self.name or Path(self.name).is_dir():
+            from policies.registry import POLICIES, load_policy
 
+            if ":" not in self.name and not Path(self.name).is_dir() and self.name not in POLICIES:
+                known = (*BUILT_IN, *(name for name in POLICIES if name not in BUILT_IN))
+                close = get_close_matches(self.name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"names are {', '.join(known)}"
+                raise UserError(
+                    f"policy {self.name!r}: no such folder; give a checkpoint folder, an address, 'module:callable' or "
+                    f"a name: {hint}"
+                )
             return load_policy(self.name, device=self.device)
-        built: Policy | Script | StatefulPolicy = called(self.name, self.options, "policy", BUILT_IN)
+        built: Policy | Script | StatefulPolicy = called(self.name, self.options, "policy")
         if not isinstance(built, (Policy, Script, StatefulPolicy)):
             raise UserError(f"policy {self.name!r} is a {type(built).__name__} without spec and act(batch, seeds)")
         return built
@@ -219,14 +229,11 @@ def _known_as(option: Any) -> Any:
     return folder_hash(Path(option)) if is_folder else option
 
 
-def called(target: str, options: Mapping[str, Any], what: str, built_in: tuple[str, ...] = ()) -> Any:
-    """Call ``"module:callable"`` with ``options`` and return what it made; ``what`` and ``built_in`` go into errors."""
+def called(target: str, options: Mapping[str, Any], what: str) -> Any:
+    """Call ``"module:callable"`` with ``options`` and return what it made; ``what`` goes into errors."""
     module, colon, attribute = target.partition(":")
     if not colon:
-        known = "".join(f"{word!r}, " for word in built_in)
-        raise UserError(
-            f"{what} {target!r}: no such folder; give {known}a checkpoint folder, an address or 'module:callable'"
-        )
+        raise UserError(f"{what} {target!r}: expected 'module:callable', got no colon")
     try:
         found = attrgetter(attribute)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:

@@ -18,6 +18,7 @@ from bench.rollout.sources import GeneratorSource, PolicySource, check_fit, fold
 from bench.rollout.workers import roll_out
 from bench.rollout.world import WorldOptions, protocol_fingerprint, world_facts
 from policies.api import ActionConvention, PolicySpec
+from policies.registry import load_policy
 
 
 def test_seeds_of_neighbouring_requests_are_unrelated() -> None:
@@ -136,3 +137,9 @@ def test_random_policy_and_expert_in_the_real_world() -> None:
     # the world forgets what was done before: a chain comes out the same after another one
     assert run_chain(env, expert, second, seed=0, steps_per_subtask=120) == fresh
     env.close()  # type: ignore[attr-defined]
+
+
+def test_every_registered_name_is_a_policy_here_too_and_a_typo_is_told_the_nearest() -> None:
+    assert PolicySource("hold-still").load().spec.name == load_policy("hold-still").spec.name
+    with pytest.raises(UserError, match="did you mean 'expert'"):
+        PolicySource("exprt").load()
