@@ -31,7 +31,7 @@ USAGE = "RAY_USAGE_STATS_ENABLED"
 """A Ray started here tells nobody that it was: Ray's makers are sent statistics otherwise."""
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PROBE_S = 2.0
+PROBE_S = 3.0
 
 
 def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int | None = None) -> Any:
@@ -47,6 +47,8 @@ def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int 
         UserError: Ray does not start, or there is no cluster at ``address``.
     """
     address = cluster_address(address)
+    if address is not None and ("ray" not in sys.modules or not sys.modules["ray"].is_initialized()):
+        _expect_somebody(address)
     if "ray" not in sys.modules:  # what is registered first is called last: when Ray has ended its workers
         atexit.register(scratch.sweep, scratch.this_run(), scratch.PATIENCE_S)
     try:
@@ -61,6 +63,16 @@ def start_ray(address: str | None = None, *, cpus: int | None = None, gpus: int 
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot {where}: {first_line}; --workers 0 rolls out without Ray") from error
     return ray
+
+
+def _expect_somebody(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would ask there for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit() and not _answers(host.strip("[]"), int(port)):
+        raise UserError(
+            f"cannot reach the Ray cluster at {address!r}: nobody answers there; start one with `ray start --head`, or "
+            "leave the address out"
+        )
 
 
 def cluster_address(given: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from itertools import product
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from bench.errors import UserError
+from bench.rollout import session
 from bench.rollout.chain import evaluation_chains, run_chain
 from bench.rollout.session import start_ray
 from bench.rollout.sources import GeneratorSource, PolicySource, check_fit, folder_hash, request_seed
@@ -112,10 +114,23 @@ def test_ray_that_does_not_start_is_a_user_error(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", broken)
+    monkeypatch.setattr(session, "_answers", lambda *_: True)
     with pytest.raises(UserError, match="cannot start Ray on this machine: no port is free; --workers 0"):
         start_ray()
     with pytest.raises(UserError, match=r"cannot reach the Ray cluster at '10\.0\.0\.1:6379'"):
         start_ray("10.0.0.1:6379")
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(UserError, match="nobody answers there"):
+            start_ray(address)
 
 
 def test_chains_are_calvins() -> None:
