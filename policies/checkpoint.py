@@ -187,6 +187,7 @@ def load(
         training=data.get("training"),
         view_sizes=view_sizes,
         device=device,
+        weights_hash=str(weights_hash),
         pad_to=pad_to,
     )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from websockets.asyncio.server import ServerConnection
 
 from policies.api import WRIST, PolicyError
-from policies.protocols import CHUNKS_KEY, SPEC_KEY, read_vla_eval, vla_eval_action_spec, vla_eval_message
+from policies.protocols import CHUNKS_KEY, SPEC_KEY, WEIGHTS_KEY, read_vla_eval, vla_eval_action_spec, vla_eval_message
 from policies.wire import WireError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Conversation:
 
     async def openpi(self) -> None:
         """Metadata, then an answer for each observation; the first error ends the connection, as openpi's does."""
-        await self.send(self.pack({SPEC_KEY: self.spec.to_json(), "policy": self.spec.name}))
+        await self.send(self.pack({**self._who(), "policy": self.spec.name}))
         while not self.server.draining:
             data = await self.receive()
             began = time.perf_counter()
@@ -127,8 +127,12 @@ class Conversation:
             "observation_params": {name: True for name, wanted in wishes.items() if wanted},
             "action_spec": vla_eval_action_spec(self.spec.actions),
             "observation_spec": {**images, "language": {"name": "language", "dims": 0, "format": "language"}},
-            SPEC_KEY: self.spec.to_json(),
+            **self._who(),
         }
+
+    def _who(self) -> dict[str, Any]:
+        """Return what our own clients want to know: what the policy means, and which it is."""
+        return {SPEC_KEY: self.spec.to_json(), WEIGHTS_KEY: str(getattr(self.server.policy, "weights_hash", ""))}
 
 
 def _one_line(error: Exception) -> str:

@@ -64,6 +64,7 @@ class FlowPolicy:
         training: what happened in training, as plain JSON data.
         view_sizes: camera name to (height, width) of the training images; test images must have the same shape (ratio).
         device: where to run.
+        weights_hash: SHA-256 of the checkpoint's weights, empty where it comes from none.
         pad_to: if given, the network always runs on exactly this many rows, so that a sample's actions are the same to
             the last bit whatever else is in its batch.
     """
@@ -79,6 +80,7 @@ class FlowPolicy:
         training: Mapping[str, Any] | None = None,
         view_sizes: Mapping[str, tuple[int, int]] | None = None,
         device: str | torch.device = "cpu",
+        weights_hash: str = "",
         pad_to: int | None = None,
     ) -> None:
         if pad_to is not None and pad_to < 1:
@@ -93,7 +95,7 @@ class FlowPolicy:
         self.config = network.config
         self.normaliser = normaliser
         self.sentences = sentences
-        self.data_hash = data_hash
+        self.data_hash, self.weights_hash = data_hash, weights_hash
         self.training = dict(training or {})
         self.view_sizes = dict(view_sizes or {})
         self.pad_to = pad_to

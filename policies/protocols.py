@@ -24,6 +24,8 @@ from policies.wire import WireError, pack_openpi, pack_vla_eval
 
 SPEC_KEY = "wristworld_bench"
 """Where our own servers' greeting carries the policy's spec."""
+WEIGHTS_KEY = "wristworld_bench_weights"
+"""And there, the hash of its weights: what tells two checkpoints behind one address apart."""
 SEED_KEY = "seed"
 CHUNKS_KEY = "whole_chunks"
 """In a vla-eval hello of ours: answer with whole chunks, not with one action after the other."""

@@ -30,6 +30,7 @@ from policies.protocols import (
     CHUNKS_KEY,
     SPEC_KEY,
     VLA_EVAL,
+    WEIGHTS_KEY,
     Dialect,
     Keys,
     read_vla_eval,
@@ -122,7 +123,9 @@ class RemotePolicy:
         first = self._lines.get()
         self._convert = None
         try:
-            self._theirs = self._spec = _spec_of(first.greeting(), remote)
+            greeting = first.greeting()
+            self._theirs = self._spec = _spec_of(greeting, remote)
+            self._weights = str(greeting.get(WEIGHTS_KEY, ""))
             if remote.convert_to is not None:
                 self._convert = conversion(self._theirs.actions, remote.convert_to)
                 self._spec = PolicySpec.from_json({**self._theirs.to_json(), "actions": vars(remote.convert_to)})
@@ -136,6 +139,11 @@ class RemotePolicy:
     def spec(self) -> PolicySpec:
         """What the policy needs and gives, after conversion."""
         return self._spec
+
+    @property
+    def served(self) -> dict[str, Any]:
+        """What the server said it serves: ``spec``, and the hash of the ``weights``, empty where it did not say."""
+        return {"spec": self._theirs.to_json(), "weights": self._weights}
 
     def act(self, batch: Sequence[Observation], seeds: Sequence[int]) -> NDArray[np.float32]:
         """Return float32 (B, K, 7); each observation is a request of its own, several are under way at once.

@@ -9,6 +9,9 @@ from bench.errors import UserError
 from bench.evaluate import RolloutOptions, roll_out_policy
 from bench.rollout.sources import PolicySource, ask, check_fit
 from policies.api import ActionConvention, Observation, PolicySpec
+from policies.checkpoint import load, save
+from policies.config import FlowPolicyConfig
+from policies.flow import FlowPolicy
 from policies.server import ServerOptions, serving
 from policies.simple import RandomPolicy, Scripted
 
@@ -21,8 +24,23 @@ def test_a_served_policy_is_a_source_like_any_other():
         remote = source.load()
         check_fit(remote.spec, "real", ("anchor", "wrist"))
         np.testing.assert_array_equal(ask(remote, observation, 3), RandomPolicy().act([observation], [3])[0])
-        assert source.identity() == {"name": source.name, "options": {}}
+        served = {"spec": RandomPolicy().spec.to_json(), "weights": ""}
+        assert source.identity() == {"name": source.name, "options": {}, "served": served}
         remote.close()
+
+
+@pytest.mark.parametrize("protocol", ["openpi", "vla-eval"])
+def test_another_checkpoint_behind_the_same_address_is_another_policy(tmp_path, protocol):
+    known = []
+    port = 0
+    for seed in (0, 1):
+        save(FlowPolicy.initial(FlowPolicyConfig.tiny(), "real", seed=seed), tmp_path / str(seed))
+        with serving(load(tmp_path / str(seed)), ServerOptions(protocol, port=port)) as server:
+            port = server.port
+            known.append(PolicySource(f"{protocol}://127.0.0.1:{port}").identity())
+    assert known[0]["name"] == known[1]["name"]
+    assert known[0]["served"]["spec"] == known[1]["served"]["spec"]
+    assert known[0]["served"]["weights"] != known[1]["served"]["weights"]
 
 
 def test_one_that_means_its_actions_otherwise_is_refused():

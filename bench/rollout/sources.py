@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from operator import attrgetter
@@ -154,12 +155,24 @@ class PolicySource:
         return built
 
     def identity(self) -> dict[str, Any]:
-        """Return what makes this policy itself; a checkpoint is known by its content, not by its folder."""
+        """Return what makes this policy itself.
+
+        A checkpoint is known by its content, not by its folder; one that a server has by what the server says of it.
+
+        Raises:
+            PolicyError: the server is not there.
+        """
         if Path(self.name).is_dir():
             return {"checkpoint": folder_hash(Path(self.name))}
         if self.name.startswith(HUB_PREFIX):
             return {"checkpoint": folder_hash(download(self.name.removeprefix(HUB_PREFIX)))}
-        return {"name": self.name, "options": {key: _known_as(value) for key, value in self.options.items()}}
+        known = {"name": self.name, "options": {key: _known_as(value) for key, value in self.options.items()}}
+        if not is_remote(self.name):
+            return known
+        from policies.addresses import connect
+
+        with closing(connect(self.name)) as remote:
+            return known | {"served": remote.served}
 
 
 @dataclass(frozen=True)

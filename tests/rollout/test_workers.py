@@ -121,7 +121,7 @@ def test_policy_that_does_not_fit_is_refused_before_the_first_chain(tmp_path: Pa
     [
         ("rollout_doubles:Nobody", "has no attribute 'Nobody'"),
         ("no_such_module:x", "No module named"),
-        ("nonsense", "give 'expert', 'random', a .*folder, an address or 'module:callable'"),
+        ("nonsense", "give a .*folder, an address, 'module:callable' or a name: names are expert, random, hold"),
         ("rollout_doubles:EchoStream", "EchoStream without spec and act"),
     ],
 )
