@@ -153,12 +153,8 @@ def training_arrays(
 
     # Side by side, because a GPU that waits for ten gigabytes of pictures costs more than the training's first minute.
     with ThreadPoolExecutor(READERS) as pool:
-        reading = [pool.submit(read, *stretch) for stretch in stretches]
-        try:
-            for one in reading:
-                one.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for _ in pool.map(lambda stretch: read(*stretch), stretches):
+            pass
     return PolicyArrays(
         anchor=arrays.anchor,
         wrist=arrays.wrist,

@@ -91,11 +91,16 @@ class Stem(nn.Conv2d):
         return F.conv2d(x, weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3))  # kernel (width, 3 s², 2, 2)
 
 
-class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut; the sentence scales and shifts every channel before the sum (FiLM).
+def film_layer(sentence_dim: int, channels: int) -> nn.Linear:
+    """Return what makes a sentence scales and shifts of so many channels; it begins as if there were none."""
+    layer = nn.Linear(sentence_dim, 2 * channels)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
-    The sentence's layer begins at zero, so that an untrained block is one without a sentence.
-    """
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut; the sentence scales and shifts every channel before the sum (FiLM)."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, sentence_dim: int) -> None:
         super().__init__()
@@ -105,9 +110,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = _norm(channels_out)
         changes = stride != 1 or channels_in != channels_out
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False) if changes else nn.Identity()
-        self.film = nn.Linear(sentence_dim, 2 * channels_out)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
+        self.film = film_layer(sentence_dim, channels_out)
 
     def forward(self, x: Tensor, sentence: Tensor) -> Tensor:
         """(B, C_in, H, W) and (B, sentence_dim) -> (B, C_out, H / stride, W / stride)."""
@@ -168,9 +171,8 @@ class ViewEncoder(nn.Module):
         absent = self.absent.expand(present.shape[0], 1, -1)  # (B, 1, D)
         if images is None:
             return absent, torch.ones_like(present).unsqueeze(1)
-        x = F.relu(
-            self.stem_norm(self.stem(resize_images(images, self.size))), inplace=True
-        )  # (B, width, H / s, W / s)
+        x = self.stem(resize_images(images, self.size))  # (B, width, H / s, W / s)
+        x = F.relu(self.stem_norm(x), inplace=True)
         for block in self.stages:
             x = block(x, sentence)  # (B, C, h, w)
         seen = self.project(x.flatten(2).transpose(1, 2)) + self.position  # (B, cells, D)

@@ -53,6 +53,7 @@ class FlowNetwork(nn.Module):
     def __init__(self, config: FlowPolicyConfig) -> None:
         super().__init__()
         self.config = config
+        self.words = self._words()
         self._make_view_encoders()
         self.sentence = self._sentence_layer()
         self.sentence_token = self._sentence_layer()
@@ -61,21 +62,30 @@ class FlowNetwork(nn.Module):
             dim=config.dim, layers=config.layers, heads=config.heads, chunk=config.chunk, action_dim=ACTION_DIM
         )
 
+    def _words(self) -> nn.Module:
+        """Return what gives all layers the sentence: (B, text_dim) -> (B, words_dim), components of about 1.
+
+        Those of a unit vector are too small to be seen beside the features.
+        """
+        return nn.RMSNorm(self.config.text_dim, elementwise_affine=False)
+
+    @property
+    def words_dim(self) -> int:
+        """Length of the vector that ``words`` gives."""
+        return self.config.text_dim
+
     def _sentence_layer(self) -> nn.Module:
-        return nn.Sequential(
-            nn.RMSNorm(self.config.text_dim, elementwise_affine=False),  # components of a unit vector are too small
-            nn.Linear(self.config.text_dim, self.config.dim),
-        )
+        return nn.Sequential(self.words, nn.Linear(self.words_dim, self.config.dim))
 
     def _make_view_encoders(self) -> None:
         config = self.config
         shape = (config.width, config.blocks, config.stem_stride, config.strides, config.dim, config.keypoints)
-        self.anchor = ViewEncoder(config.anchor_size, *shape, config.text_dim)
-        self.wrist = ViewEncoder(config.wrist_size, *shape, config.text_dim)
+        self.anchor = ViewEncoder(config.anchor_size, *shape, self.words_dim)
+        self.wrist = ViewEncoder(config.wrist_size, *shape, self.words_dim)
 
     def _view_tokens(self, inputs: Inputs, always: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return tokens (B, N, D) and mask (B, N) of what the cameras see; ``always`` is true, (B,)."""
-        sentence = F.rms_norm(inputs.sentence, inputs.sentence.shape[-1:])
+        sentence = self.words(inputs.sentence)
         return [
             self.anchor(inputs.anchor, always, sentence),
             self.wrist(inputs.wrist, inputs.wrist_present, sentence),

@@ -11,7 +11,7 @@ CALVIN's data sets.  What differs from the original (calvin_env ``envs/play_tabl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from bench.calvin.assets import calvin_files
 from bench.calvin.builtin import builtin_files
 from bench.calvin.bullet_render import BulletRenderer, load_egl
 from bench.calvin.camera import CAMERAS, gripper_view_matrix, static_view_matrix
-from bench.calvin.film import Film
+from bench.calvin.film import Film, MomentRenderer
 from bench.calvin.gl import gl_available
 from bench.calvin.robot import ROBOT_OBS_SIZE, check_action, check_robot_obs
 from bench.calvin.scene import SceneSpec, scene_named
@@ -36,17 +36,11 @@ RENDERERS = ("auto", "gl", "bullet-egl", "bullet-tiny")
 Observation = dict[str, Any]
 
 
-class Renderer(Protocol):
-    """What draws the views."""
+class Renderer(MomentRenderer, Protocol):
+    """What draws the views, at once or of moments that were noted."""
 
     def draw(self, names: Iterable[str], kinds: Iterable[str] = ("rgb",)) -> Mapping[str, np.ndarray]:
         """Return ``rgb_NAME`` -> uint8 (H, W, 3) and/or ``depth_NAME`` -> float32 (H, W) in metres."""
-
-    def moment(self, names: Iterable[str]) -> Any:
-        """Return what is needed to draw the cameras as they stand now."""
-
-    def begin(self, moments: Sequence[Any], kinds: Iterable[str]) -> Sequence[Callable[[], Mapping[str, np.ndarray]]]:
-        """Begin to draw what stood at some moments; each of what is returned waits for one's pictures."""
 
     def close(self) -> None:
         """Give back what the renderer holds."""

@@ -22,7 +22,7 @@ TURN = 16
 Pictures = Mapping[str, NDArray[Any]]
 
 
-class Starter(Protocol):
+class MomentRenderer(Protocol):
     """A renderer that draws moments and gives their pictures later."""
 
     def moment(self, names: Iterable[str]) -> Any:
@@ -42,7 +42,7 @@ class Film:
         kinds: ``rgb`` and/or ``depth``.
     """
 
-    def __init__(self, renderer: Starter, kinds: Iterable[str] = ("rgb",)) -> None:
+    def __init__(self, renderer: MomentRenderer, kinds: Iterable[str] = ("rgb",)) -> None:
         self._renderer, self._kinds = renderer, tuple(kinds)
         self._noted: list[Any] = []
         self._begun: Sequence[Callable[[], Pictures]] = ()

@@ -20,8 +20,6 @@ HEAD = struct.Struct("<IB")
 ANSWER, REFUSAL = 0, 1
 BUFFER_BYTES = 2**20
 """Room for a whole question on the way, so that a worker hands it over and goes on (the system may grant less)."""
-
-
 CONNECT_S = 5.0
 
 

@@ -28,10 +28,15 @@ from worldmodel.api import Clip, WorldModelError
 class ServingActor(ABC):
     """An async Ray actor that answers questions, which come by Ray or by a straight line.
 
+    Attributes:
+        _server: gathers the questions to batches; made by the actor itself.
+
     Args:
         import_path: folders that the driver imports from and this process may not know yet.
         run: the rollout that it serves, for its folder; "" where it has none, and no lines.
     """
+
+    _server: Gatherer[Any]
 
     def __init__(self, import_path: Sequence[str], run: str) -> None:
         import_also(import_path)
@@ -41,6 +46,10 @@ class ServingActor(ABC):
     @abstractmethod
     async def infer(self, message: bytes) -> bytes:
         """Return the packed answer to a packed question."""
+
+    async def statistics(self) -> dict[str, float | int | None]:
+        """Return how well the batches fill and how long requests wait."""
+        return self._server.statistics()
 
     async def door(self) -> str:
         """Return where lines to this process begin; "" where there can be none."""
@@ -81,10 +90,6 @@ class GeneratorActor(ServingActor):
         asked = unpack(message, LIMITS)
         return pack_vla_eval(await self._server.ask(asked["window"], asked["seed"]))
 
-    async def statistics(self) -> dict[str, float | int | None]:
-        """Return how well the batches fill and how long requests wait."""
-        return self._server.statistics()
-
     def _draw(self, windows: Sequence[NDArray[np.uint8]], seeds: Sequence[int]) -> NDArray[np.uint8]:
         drawn: NDArray[np.uint8] = self._together.latest([Clip({ANCHOR: window}) for window in windows], seeds)
         return drawn
@@ -92,6 +97,8 @@ class GeneratorActor(ServingActor):
 
 class InferenceActor(ServingActor):
     """A policy behind a :class:`Batcher`."""
+
+    _server: Batcher
 
     def __init__(
         self, source: PolicySource, max_batch: int = MAX_BATCH, import_path: Sequence[str] = (), run: str = ""
@@ -110,10 +117,6 @@ class InferenceActor(ServingActor):
         """Return the (K, 7) chunk for one question, both packed."""
         question = unpacked_question(message)
         return pack_vla_eval(await self._server.ask(question.observation, question.seed))
-
-    async def statistics(self) -> dict[str, float | int | None]:
-        """Return how well the batches fill and how long requests wait."""
-        return self._server.statistics()
 
 
 def together(source: GeneratorSource, size: int) -> Any:

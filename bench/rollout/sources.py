@@ -47,6 +47,11 @@ def is_remote(name: str) -> bool:
     return "://" in name and not name.startswith(HUB_PREFIX)
 
 
+def is_callable(name: str) -> bool:
+    """Return whether ``name`` is ``"module:callable"``: neither an address, nor a folder with a colon in its name."""
+    return ":" in name and "://" not in name and not Path(name).is_dir()
+
+
 def request_seed(*parts: int) -> int:
     """Return a 63-bit seed made from whole numbers; the same on every machine and in every process."""
     digest = hashlib.blake2b(",".join(str(int(part)) for part in parts).encode(), digest_size=8).digest()
@@ -137,17 +142,10 @@ class PolicySource:
             from policies.simple import RandomPolicy
 
             return RandomPolicy(**self.options)
-        if ":" not in self.name or "://" in self.name or Path(self.name).is_dir():
-            from policies.registry import POLICIES, load_policy
+        if not is_callable(self.name):
+            from policies.registry import load_policy
 
-            if ":" not in self.name and not Path(self.name).is_dir() and self.name not in POLICIES:
-                known = (*BUILT_IN, *(name for name in POLICIES if name not in BUILT_IN))
-                close = get_close_matches(self.name, known, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"names are {', '.join(known)}"
-                raise UserError(
-                    f"policy {self.name!r}: no such folder; give a checkpoint folder, an address, 'module:callable' or "
-                    f"a name: {hint}"
-                )
+            _refuse_unknown(self.name)
             return load_policy(self.name, device=self.device)
         built: Policy | Script | StatefulPolicy = called(self.name, self.options, "policy")
         if not isinstance(built, (Policy, Script, StatefulPolicy)):
@@ -235,6 +233,20 @@ def folder_hash(folder: Path) -> str:
             with path.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _refuse_unknown(name: str) -> None:
+    """Refuse what is neither a name nor a place; the registry knows only the policies that need no simulator."""
+    from policies.registry import POLICIES
+
+    known = tuple(dict.fromkeys((*BUILT_IN, *POLICIES)))
+    if ":" in name or name in known or Path(name).is_dir():
+        return
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"names are {', '.join(known)}"
+    raise UserError(
+        f"policy {name!r}: no such folder; give a checkpoint folder, an address, 'module:callable' or a name: {hint}"
+    )
 
 
 def _known_as(option: Any) -> Any:

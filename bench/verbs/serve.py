@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
@@ -45,11 +44,11 @@ def _serve(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _policy(name: str, device: str) -> Policy:
     """Return the policy to be served: by name, folder or address, or one's own as ``module:callable``."""
-    from bench.rollout.sources import PolicySource
+    from bench.rollout.sources import PolicySource, is_callable
     from policies.api import Policy
     from policies.registry import load_policy
 
-    if ":" not in name or "://" in name or Path(name).is_dir():
+    if not is_callable(name):
         return load_policy(name, device=device)
     built = PolicySource(name).load()
     if not isinstance(built, Policy):

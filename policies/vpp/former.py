@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.dit import MLP_RATIO, Attention
-from policies.encoders import POSITION_SCALE, Keypoints, grid_positions
+from policies.encoders import POSITION_SCALE, Keypoints, film_layer, grid_positions
 
 VIEWS = 2
 QUERY_SCALE = 0.5
@@ -54,7 +54,7 @@ class VideoFormer(nn.Module):
     """Features of the predicted frames of one or two views to F × Q tokens.
 
     An absent view is one learned token in each frame, as in :class:`policies.encoders.ViewEncoder`: a policy without a
-    wrist view is the same network.  The sentence's layer begins at zero.
+    wrist view is the same network.
     """
 
     def __init__(
@@ -83,9 +83,7 @@ class VideoFormer(nn.Module):
         self.queries = nn.Parameter(torch.randn(frames, queries, dim) * QUERY_SCALE)
         self.layers = nn.ModuleList(FormerLayer(dim, heads) for _ in range(layers))
         self.feature_norm = nn.LayerNorm(dim)
-        self.film = nn.Linear(sentence_dim, 2 * dim)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
+        self.film = film_layer(sentence_dim, dim)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, views: list[Tensor | None], present: list[Tensor], sentence: Tensor) -> Tensor:

@@ -56,25 +56,25 @@ class VideoNetwork(FlowNetwork):
         super().__init__(config)
         self.frozen = Frozen(predictor)
 
-    def _sentence_layer(self) -> nn.Module:
-        return nn.Sequential(self.mean_token, nn.Linear(self._sentence_dim, self.config.dim))
+    def _words(self) -> nn.Module:
+        return _MeanToken(self.config.text_tokens)
 
     @property
-    def _sentence_dim(self) -> int:
+    def words_dim(self) -> int:
+        """Length of one of the sentence's vectors."""
         return self.config.text_dim // self.config.text_tokens
 
     def _make_view_encoders(self) -> None:
         config = self.config
-        self.mean_token = _MeanToken(config.text_tokens)
         self.former = VideoFormer(
-            self._channels, sentence_dim=self._sentence_dim, grid=config.grid, keypoints=config.keypoints,
+            self._channels, sentence_dim=self.words_dim, grid=config.grid, keypoints=config.keypoints,
             frames=config.frames, queries=config.queries, dim=config.dim, layers=config.former_layers,
             heads=config.heads,
         )  # fmt: skip
 
     def _view_tokens(self, inputs: Inputs, always: Tensor) -> list[tuple[Tensor, Tensor]]:
         here = [always, inputs.wrist_present]
-        tokens = self.former(self._features(inputs), here, self.mean_token(inputs.sentence))
+        tokens = self.former(self._features(inputs), here, self.words(inputs.sentence))
         return [(tokens, always[:, None].expand(-1, tokens.shape[1]))]
 
     @torch.compiler.disable
